@@ -1,0 +1,434 @@
+"""`params.yaml`, typed: one frozen model a section; load, overlay, override, fingerprint; and where each stage's files lie."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from limoe.errors import UserError
+from limoe.files import sha256_json
+
+Contestant = Literal["limoe", "dense", "clip"]
+CONTESTANTS: tuple[Contestant, ...] = get_args(Contestant)
+AUX_TERMS = ("importance", "load", "z", "local_text", "local_image", "global_text", "global_image")
+
+
+class Section(BaseModel):
+    """A section of params.yaml: frozen, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class EmojiParams(Section):
+    """The embedded default source: Twemoji and OpenMoji pictures with the names of the `emoji` package."""
+
+    size: int = Field(ge=16, le=1024)
+    languages: tuple[str, ...] = Field(min_length=1)
+    aliases: bool
+    limit: int | None = Field(ge=10)
+
+
+class ScenesParams(Section):
+    """Scenes composed of pictures, with captions that name them and how they lie to each other."""
+
+    pictures: Literal["emoji", "shapes"]
+    train: int = Field(ge=0)
+    val: int = Field(ge=0)
+    test: int = Field(ge=0)
+    canvas: int = Field(ge=16, le=1024)
+    min_pictures: int = Field(ge=1, le=4)
+    max_pictures: int = Field(ge=1, le=4)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_pictures > self.max_pictures:
+            raise ValueError(f"min_pictures ({self.min_pictures}) must not exceed max_pictures ({self.max_pictures})")
+        return self
+
+
+class FolderParams(Section):
+    """A user's folder of images with a csv or jsonl of captions."""
+
+    images: str | None
+    captions: str | None
+    val_fraction: float = Field(ge=0, lt=1)
+    test_fraction: float = Field(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction must stay below 1, or nothing is left to train on")
+        return self
+
+
+class TokenizerParams(Section):
+    """Which tokenizer, and how many entries at most."""
+
+    kind: Literal["unigram", "bpe", "open_clip"]
+    vocab_size: int = Field(ge=64)
+
+
+class PrepareParams(Section):
+    """Sources, and how they become a prepared set."""
+
+    sources: tuple[str, ...] = Field(min_length=1)
+    seed: int = Field(ge=0)
+    shard_rows: int = Field(ge=1)
+    max_pixels: int = Field(ge=1)
+    emoji: EmojiParams
+    scenes: ScenesParams
+    folder: FolderParams
+    tokenizer: TokenizerParams
+
+
+class BalanceParams(Section):
+    """What the modality-balance analysis aims at."""
+
+    target_placed: float = Field(gt=0, le=1)
+
+
+class TowerParams(Section):
+    """The shared tower's shape."""
+
+    image_size: int = Field(ge=1)
+    patch_size: int = Field(ge=1)
+    text_length: int = Field(ge=2)
+    width: int = Field(ge=1)
+    depth: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    mlp_ratio: float = Field(gt=0)
+    embed_dim: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        return self
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one image: its patches."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of the MLP and of each expert."""
+        return round(self.width * self.mlp_ratio)
+
+
+class AuxWeights(Section):
+    """Weight of each auxiliary term (the names of the paper, section 2.2); 0 switches a term off."""
+
+    importance: float = Field(ge=0)
+    load: float = Field(ge=0)
+    z: float = Field(ge=0)
+    local_text: float = Field(ge=0)
+    local_image: float = Field(ge=0)
+    global_text: float = Field(ge=0)
+    global_image: float = Field(ge=0)
+
+    def active(self) -> dict[str, float]:
+        """The terms with a weight above 0."""
+        return {name: weight for name in AUX_TERMS if (weight := getattr(self, name)) > 0}
+
+
+class MoeParams(Section):
+    """The mixture of experts and its router."""
+
+    experts: int = Field(ge=2)
+    k: int = Field(ge=1)
+    capacity_factor: float = Field(gt=0)
+    priority: Literal["bpr", "first-come"]
+    noise: float = Field(ge=0)
+    group_pairs: int = Field(ge=1)
+    kernel: Literal["auto", "grouped", "loop"]
+    aux_coefficient: float = Field(ge=0)
+    aux_weights: AuxWeights
+    tau_text: float | None = Field(ge=0)
+    tau_image: float | None = Field(ge=0)
+    layers: Literal["mean", "sum"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.k > self.experts:
+            raise ValueError(f"k ({self.k}) must not exceed experts ({self.experts})")
+        if self.noise == 0 and self.aux_weights.load > 0 and self.aux_coefficient > 0:
+            raise ValueError("the load loss needs noise > 0: set moe.noise above 0 or moe.aux_weights.load to 0")
+        return self
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the router noise: `noise` / E."""
+        return self.noise / self.experts
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """(tau_text, tau_image) in nats; by default the paper's log 9 and log 20 at E = 32, scaled to E."""
+        text = math.log(math.ceil(9 * self.experts / 32)) if self.tau_text is None else self.tau_text
+        image = math.log(math.ceil(20 * self.experts / 32)) if self.tau_image is None else self.tau_image
+        return text, image
+
+
+class ClipParams(Section):
+    """The two-tower baseline's text tower."""
+
+    text_depth: int = Field(ge=1)
+
+
+class ModelParams(Section):
+    """The tower, and what limoe and clip add to it."""
+
+    tower: TowerParams
+    moe: MoeParams
+    clip: ClipParams
+
+
+class TrainParams(Section):
+    """The training recipe."""
+
+    seed: int = Field(ge=0)
+    threads: int = Field(ge=1)
+    precision: Literal["auto", "float32", "bfloat16"]
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=2)
+    mixture: dict[str, float] = Field(min_length=1)
+    lr: float = Field(gt=0)
+    schedule: Literal["cosine", "rsqrt"]
+    warmup: int = Field(ge=0)
+    cooldown: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    beta1: float = Field(ge=0, lt=1)
+    beta2: float = Field(ge=0, lt=1)
+    clip_norm: float = Field(gt=0)
+    init_scale: float = Field(gt=0, le=100)
+    crop_scale: float = Field(gt=0, le=1)
+    color_jitter: float = Field(ge=0, lt=1)
+    max_bad_steps: int = Field(ge=1)
+    checkpoint_every: int = Field(ge=1)
+    log_every: int = Field(ge=1)
+
+    @field_validator("mixture")
+    @classmethod
+    def _shares(cls, mixture: dict[str, float]) -> dict[str, float]:
+        if min(mixture.values()) < 0 or sum(mixture.values()) <= 0:
+            raise ValueError("the shares must not be negative, and one must be above 0")
+        return mixture
+
+
+class EvaluateParams(Section):
+    """How models are scored."""
+
+    batch: int = Field(ge=1)
+    chunk: int = Field(ge=1)
+    templates: tuple[str, ...] = Field(min_length=1)
+    calibration_bins: int = Field(ge=2)
+
+    @field_validator("templates")
+    @classmethod
+    def _name_the_class(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"the template {template!r} must hold {{}} once, where the class name goes")
+        return templates
+
+
+class CompareParams(Section):
+    """Statistics of the comparison."""
+
+    bootstrap: int = Field(ge=100)
+    seed: int = Field(ge=0)
+
+
+class MachineParams(Section):
+    """What belongs to the machine: in no stage's params and in no fingerprint."""
+
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    processes: int = Field(ge=1)
+    workers: int = Field(ge=0)
+    cache_mb: int = Field(ge=0)
+    tracking: Literal["mlflow", "none"]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    prepare: PrepareParams
+    balance: BalanceParams
+    model: ModelParams
+    train: TrainParams
+    contestants: dict[Contestant, dict[str, Any]]
+    evaluate: EvaluateParams
+    compare: CompareParams
+    machine: MachineParams
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for name in self.contestants:
+            train = self.train_for(name)
+            if train.batch % self.model.moe.group_pairs:
+                raise ValueError(
+                    f"train.batch ({train.batch}) must be a multiple of model.moe.group_pairs ({self.model.moe.group_pairs})"
+                )
+        return self
+
+    @classmethod
+    def load(cls, path: Path, overrides: tuple[str, ...] = ()) -> Params:
+        """Read `path` and apply `overrides` ("train.lr=1e-3"); UserError names key, value and what is allowed."""
+        values = read_yaml(path)
+        for override in overrides:
+            set_dotted(values, override)
+        return cls.parse(values, str(path))
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], origin: str) -> Params:
+        """Validate a mapping; `origin` is the name that errors give it."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(f"{origin}: {explain(error)}") from None
+
+    def train_for(self, contestant: Contestant) -> TrainParams:
+        """The training recipe with this contestant's changes; UserError if they do not fit."""
+        changes = self.contestants.get(contestant, {})
+        try:
+            return TrainParams.model_validate({**self.train.model_dump(), **changes})
+        except ValidationError as error:
+            raise UserError(f"contestants.{contestant}: {explain(error, TrainParams)}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError if it is missing or no mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run this in the project's folder or name it with --params") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must be a mapping of sections, is {type(values).__name__}")
+    return values
+
+
+def set_dotted(values: dict[str, Any], assignment: str) -> None:
+    """Apply "a.b=value" (value in YAML) to nested mappings, in place; UserError if it is malformed."""
+    key, equals, text = assignment.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"override {assignment!r}: must look like section.key=value")
+    node: Any = values
+    for part in parts[:-1]:
+        node = node.setdefault(part, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise UserError(f"override {assignment!r}: {part!r} is a value, not a section")
+    node[parts[-1]] = number_like(yaml.safe_load(text))
+
+
+def number_like(value: Any) -> Any:
+    """`value`, or the number it spells: YAML 1.1 reads 1e-3 (no dot) as text, which no user means."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def explain(error: ValidationError, model: type[BaseModel] = Params) -> str:
+    """The first problem of a pydantic error as a sentence: key, value, what is allowed, and the nearest key if it is unknown."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"]) or "the file"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}{_nearest(model, problem['loc'])}{more}"
+    if problem["type"] == "missing":
+        return f"{key} is missing{more}"
+    if problem["type"] == "value_error":
+        return f"{key}: {problem['ctx']['error']}{more}"
+    allowed = problem["msg"][0].lower() + problem["msg"][1:]
+    guess = _nearest_choice(problem)
+    return f"{key} = {problem['input']!r} is not allowed: {allowed}{guess}{more}"
+
+
+def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    section: Any = model
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part)) if hasattr(section, "model_fields") else None
+        section = field.annotation if field else None
+    names = list(section.model_fields) if hasattr(section, "model_fields") else []
+    close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {'.'.join([*map(str, location[:-1]), close[0]])}?"
+    return f"; allowed here: {', '.join(names)}" if names else ""
+
+
+def _nearest_choice(problem: Any) -> str:
+    if problem["type"] != "literal_error":
+        return ""
+    choices = [word.strip("' ") for word in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
+    close = difflib.get_close_matches(str(problem["input"]), choices, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def fingerprint(**parts: Any) -> str:
+    """Sixteen hex digits that name a piece of work: changed params, data or code give another name."""
+    plain = {key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in parts.items()}
+    return sha256_json(plain)[:16]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where each stage reads and writes, under one root (the folder of params.yaml)."""
+
+    root: Path = Path()
+
+    @property
+    def sources(self) -> Path:
+        """The packaged sources' versions and content hashes."""
+        return self.root / "data" / "sources.yaml"
+
+    @property
+    def prepared(self) -> Path:
+        """Out of `prepare`: shards, tokenizer, manifest, rejected rows."""
+        return self.root / "data" / "prepared"
+
+    @property
+    def balance(self) -> Path:
+        """Out of `balance`: balance.json and plots."""
+        return self.root / "runs" / "balance"
+
+    def train(self, contestant: Contestant) -> Path:
+        """Out of `train`: params, metrics, routing and model/."""
+        return self.root / "runs" / "train" / contestant
+
+    def model(self, contestant: Contestant) -> Path:
+        """The model directory that `train` leaves."""
+        return self.train(contestant) / "model"
+
+    def evaluate(self, contestant: Contestant) -> Path:
+        """Out of `evaluate`: metrics and per-item scores."""
+        return self.root / "runs" / "evaluate" / contestant
+
+    @property
+    def report(self) -> Path:
+        """Out of `compare`."""
+        return self.root / "report"
+
+    def work(self, name: str) -> Path:
+        """Resumable state of the piece of work with this fingerprint; outside every out."""
+        return self.root / ".limoe" / "work" / name
+
+    def timing(self, stage: str) -> Path:
+        """Wall-clock figures, peak memory and run ids of the last run of a stage; no stage depends on it."""
+        return self.root / ".limoe" / "timing" / f"{stage}.json"
+
+    def error(self, stage: str) -> Path:
+        """What a failed stage leaves for whoever started it: kind and sentence."""
+        return self.root / ".limoe" / "errors" / f"{stage}.json"
