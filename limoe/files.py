@@ -100,15 +100,15 @@ def sha256_json(value: Any) -> str:
 
 
 @contextmanager
-def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
-    """Hold `path` as a lock for the body, or raise UserError that names the process that holds it.
+def exclusive_lock(path: Path, purpose: str, wait: bool = False) -> Iterator[None]:
+    """Hold `path` as a lock for the body; if it is held, wait for it or raise UserError that names the holder.
 
     The kernel frees the lock when its holder dies, however it dies, so a stale file never blocks anybody.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             handle.seek(0)
             holder = handle.read().strip() or "another process"
