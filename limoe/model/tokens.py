@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from limoe.model.rows import gather_rows
+
 TEXT, IMAGE = 0, 1
 MODALITIES = ("text", "image")
 PAD_ID = 0
@@ -46,10 +48,12 @@ class PairBatch:
 class TextLayout:
     """How the flat text tokens are seen as sequences.
 
-    slot_N: int64, where token n lies in the padded (B * L) view. mask_BL: bool, True on real tokens.
+    slot_N: int64, where token n lies in the padded (B * L) view. token_S: int64, the token in each of those S = B * L slots, N
+    where there is none. mask_BL: bool, True on real tokens.
     """
 
     slot_N: Tensor
+    token_S: Tensor
     mask_BL: Tensor
 
     @classmethod
@@ -61,7 +65,9 @@ class TextLayout:
         """
         longest = int(lengths_B.max())
         mask_BL = torch.arange(longest, device=lengths_B.device) < lengths_B[:, None]
-        return cls(mask_BL.flatten().nonzero().squeeze(1), mask_BL)
+        mask_S = mask_BL.flatten()
+        token_S = torch.where(mask_S, mask_S.cumsum(0) - 1, mask_S.sum())
+        return cls(mask_S.nonzero().squeeze(1), token_S, mask_BL)
 
     @property
     def position_N(self) -> Tensor:
@@ -75,13 +81,12 @@ class TextLayout:
 
     def pad(self, x_ND: Tensor) -> Tensor:
         """Flat tokens as (B, L, D), zeros where there is no token."""
-        batch, longest = self.mask_BL.shape
-        padded = x_ND.new_zeros(batch * longest, x_ND.shape[1])
-        return padded.index_copy(0, self.slot_N, x_ND).view(batch, longest, -1)
+        padded = gather_rows(x_ND, self.token_S, self.slot_N[:, None])
+        return padded.view(*self.mask_BL.shape, -1)
 
     def flatten(self, x_BLD: Tensor) -> Tensor:
         """The inverse of `pad`: (N, D)."""
-        return x_BLD.flatten(0, 1).index_select(0, self.slot_N)
+        return gather_rows(x_BLD.flatten(0, 1), self.slot_N, self.token_S[:, None])
 
 
 def flat_ids(ids_BL: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +99,8 @@ def flat_ids(ids_BL: Tensor) -> tuple[Tensor, Tensor]:
 class Layout:
     """What each row of the stream x_TD is. Rows: `images` * P image tokens, then the text tokens, then `padding` rows.
 
-    text is None without captions. group_T: int64, the routing group of each row, counted from 0.
+    text is None without captions. group_T: int64, the routing group of each row, counted from 0; `first_group` is the number of the
+    first one within the whole step's batch (micro-batches and ranks start later).
     """
 
     images: int
@@ -105,6 +111,7 @@ class Layout:
     real_T: Tensor
     group_T: Tensor
     groups: int
+    first_group: int = 0
 
     @property
     def image_rows(self) -> int:

@@ -1,0 +1,118 @@
+"""LIMoE: one tower for pictures and text (arXiv 2206.02770); without experts it is the dense one-tower baseline.
+
+Axes: B pairs, P patches an image, N text tokens of the batch, L longest caption, T rows of the stream, D width, V embedding width,
+C colour channels, H height, W width in px.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from limoe.config import MoeParams, TowerParams
+from limoe.model.encoder import Encoder, MoeMlp
+from limoe.model.router import NoiseKey, Routing
+from limoe.model.tokens import Layout, PairBatch, flat_ids
+
+COLOURS = 3
+EMBEDDING_STD = 0.02
+
+
+@dataclass(frozen=True)
+class Output:
+    """Normalised float32 embeddings image_BV and text_BV, and what the routers decided: by block index, empty if dense."""
+
+    image_BV: Tensor
+    text_BV: Tensor
+    layout: Layout | None
+    routings: dict[int, Routing]
+
+
+class Limoe(nn.Module):
+    """The tower, a linear projection for each modality, and the learned temperature (stored as the log of the logit scale)."""
+
+    def __init__(self, tower: TowerParams, moe: MoeParams | None, vocab_size: int, init_scale: float = 10.0) -> None:
+        super().__init__()
+        self.tower = tower
+        self.group_pairs = 0 if moe is None else moe.group_pairs
+        self.patch = nn.Linear(COLOURS * tower.patch_size**2, tower.width)
+        self.token = nn.Embedding(vocab_size, tower.width)
+        self.image_position = nn.Parameter(torch.empty(tower.image_tokens, tower.width))
+        self.text_position = nn.Parameter(torch.empty(tower.text_length, tower.width))
+        self.encoder = Encoder(tower, moe)
+        self.image_projection = nn.Linear(tower.width, tower.embed_dim, bias=False)
+        self.text_projection = nn.Linear(tower.width, tower.embed_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(init_scale)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every weight: embeddings N(0, 0.02^2), matrices N(0, 1 / inputs), those that write to the residual less."""
+        residual = (2 * self.tower.depth) ** -0.5  # each of the 2 * depth additions brings its share of the variance
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, MoeMlp):
+                nn.init.normal_(module.experts.w1_EDF, std=module.experts.w1_EDF.shape[1] ** -0.5)
+                nn.init.normal_(module.experts.w2_EFD, std=module.experts.w2_EFD.shape[1] ** -0.5)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attention.out.weight", "mlp.down.weight", "w2_EFD")):
+                parameter.data.mul_(residual)
+        for table in (self.token.weight, self.image_position, self.text_position):
+            nn.init.normal_(table, std=EMBEDDING_STD)
+
+    def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:
+        """Embed a batch of pairs, both modalities in one stream. `noise` is needed in training if the router has noise."""
+        images = len(batch.images_BCHW)
+        layout = Layout.of(
+            images, self.tower.image_tokens, batch.lengths_B, batch.ids_N.device, group_pairs=self.group_pairs
+        )
+        x_TD = torch.cat([self.embed_images(batch.images_BCHW), self.embed_text(batch.ids_N, layout)])
+        x_TD, routings = self.encoder(x_TD, layout, noise)
+        return Output(self.pool_images(x_TD, layout), self.pool_text(x_TD, layout), layout, routings)
+
+    def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
+        """float32 (B, V) embeddings of normalised images, as open_clip's method of this name."""
+        layout = Layout.of(len(images_BCHW), self.tower.image_tokens, None, images_BCHW.device)
+        x_TD, _ = self.encoder(self.embed_images(images_BCHW), layout, None)
+        return self.pool_images(x_TD, layout, normalize)
+
+    def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
+        """float32 (B, V) embeddings of captions as padded token ids (int64), as open_clip's method of this name."""
+        ids_N, lengths_B = flat_ids(ids_BL)
+        layout = Layout.of(0, self.tower.image_tokens, lengths_B, ids_BL.device)
+        x_TD, _ = self.encoder(self.embed_text(ids_N, layout), layout, None)
+        return self.pool_text(x_TD, layout, normalize)
+
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
+        """(B * P, D): patches, row by row, with their positions."""
+        patches_BFP = F.unfold(images_BCHW, self.tower.patch_size, stride=self.tower.patch_size)
+        x_BPD = self.patch(patches_BFP.transpose(1, 2)) + self.image_position
+        return x_BPD.flatten(0, 1)
+
+    def embed_text(self, ids_N: Tensor, layout: Layout) -> Tensor:
+        """(N, D): tokens with their positions in their captions."""
+        assert layout.text is not None
+        return self.token(ids_N) + F.embedding(layout.text.position_N, self.text_position)
+
+    def pool_images(self, x_TD: Tensor, layout: Layout, normalize: bool = True) -> Tensor:
+        """(B, V): the mean over an image's patches, projected."""
+        pooled_BD = x_TD[: layout.image_rows].view(layout.images, layout.patches, -1).mean(1)
+        return _finish(self.image_projection(pooled_BD), normalize)
+
+    def pool_text(self, x_TD: Tensor, layout: Layout, normalize: bool = True) -> Tensor:
+        """(B, V): the mean over a caption's real tokens, projected."""
+        assert layout.text is not None
+        x_BLD = layout.text.pad(x_TD[layout.image_rows : layout.image_rows + layout.text_rows])
+        pooled_BD = x_BLD.sum(1) / layout.text.mask_BL.sum(1, keepdim=True)
+        return _finish(self.text_projection(pooled_BD), normalize)
+
+
+def _finish(embedding_BV: Tensor, normalize: bool) -> Tensor:
+    embedding_BV = embedding_BV.float() if embedding_BV.dtype != torch.float64 else embedding_BV
+    return F.normalize(embedding_BV, dim=-1) if normalize else embedding_BV
