@@ -1,0 +1,173 @@
+"""Captions to token ids: a tokenizer trained on the training captions, or CLIP's, in one `tokenizers` JSON file.
+
+Axes: B captions, L tokens (end of text included).
+
+Every kind has the same three special tokens first, [PAD] = 0, [EOS] = 1, [UNK] = 2, and folds case and white space. Training
+is deterministic: BPE by `tokenizers`, unigram by SentencePiece on one thread (the paper's; `tokenizers`' own unigram trainer
+gives another vocabulary each run).
+"""
+
+from __future__ import annotations
+
+import io
+import string
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Pipeline
+
+from limoe import files
+from limoe.errors import UserError
+from limoe.model.tokens import PAD_ID
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPECIAL = PAD, EOS, UNK = ("[PAD]", "[EOS]", "[UNK]")
+ALPHABET = string.ascii_lowercase + string.digits  # known whatever the captions hold: users' prompts spell new words
+CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # open_clip's tokenizer.py
+CLIP_CONTROLS = 2  # start and end of text close its vocabulary
+
+
+class Tokenizer:
+    """Token ids of captions, cut and ended alike for every kind. Construct with `train` or `load`."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        """Wrap a pipeline whose first three ids are the special tokens; UserError if they are not."""
+        if [pipeline.token_to_id(token) for token in SPECIAL] != [PAD_ID, PAD_ID + 1, PAD_ID + 2]:
+            raise UserError(f"this tokenizer must begin with {', '.join(SPECIAL)} as ids 0, 1, 2; prepare writes such a file")
+        pipeline.encode_special_tokens = True  # a caption that spells one is text
+        self._pipeline = pipeline
+        self.pad_id = PAD_ID
+        self.eos_id = PAD_ID + 1
+        self.unk_id = PAD_ID + 2
+        self.vocab_size: int = pipeline.get_vocab_size()
+
+    @classmethod
+    def train(cls, captions: Iterable[str], kind: str, vocab_size: int) -> Self:
+        """Train on `captions` ("unigram" or "bpe", at most `vocab_size` entries), or wrap "open_clip"'s byte pairs.
+
+        Equal captions in any order give the same file. UserError if the captions hold too many characters for `vocab_size`.
+        """
+        if kind == "open_clip":
+            return cls(_open_clip())
+        ordered = sorted(folded for caption in captions if (folded := _fold().normalize_str(caption)))
+        alphabet = sorted(set(ALPHABET) | set("".join(ordered)) - {" "} | {"▁"})
+        if len(alphabet) + len(SPECIAL) > vocab_size:
+            raise UserError(
+                f"prepare.tokenizer.vocab_size = {vocab_size} is too small: the captions hold {len(alphabet)} different"
+                f" characters beside {len(SPECIAL)} special tokens"
+            )
+        return cls(_bpe(ordered, alphabet, vocab_size) if kind == "bpe" else _unigram(ordered, alphabet, vocab_size))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Open a file that `save` wrote; UserError if it is missing or no tokenizer."""
+        try:
+            return cls(Pipeline.from_str(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; `limoe prepare` writes it") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        except Exception as error:  # the library raises bare Exception for a broken file
+            raise UserError(f"{path}: not a tokenizer ({error})") from None
+
+    def to_json(self) -> str:
+        """The tokenizer as the text of its file."""
+        return self._pipeline.to_str(pretty=True)
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer to `path`, atomically."""
+        files.write_text(path, self.to_json())
+
+    def encode(self, texts: Sequence[str], length: int) -> list[list[int]]:
+        """Ids of each text, at most `length` of them; the last one is always end of text, and none is padding."""
+        encodings = self._pipeline.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [[*encoding.ids[: length - 1], self.eos_id] for encoding in encodings]
+
+    def __call__(self, texts: str | Sequence[str], length: int) -> Tensor:
+        """int64 (B, length): ids padded at their right end with 0, as open_clip's tokenizers return them."""
+        import torch
+
+        rows = self.encode([texts] if isinstance(texts, str) else texts, length)
+        ids_BL = torch.full((len(rows), length), self.pad_id, dtype=torch.int64)
+        for row, ids in enumerate(rows):
+            ids_BL[row, : len(ids)] = torch.tensor(ids)
+        return ids_BL
+
+
+def _fold() -> normalizers.Normalizer:
+    """Compatible forms made one, lower case, one space between words, none at the ends."""
+    steps = [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    return normalizers.Sequence(steps)
+
+
+def _with_specials(pipeline: Pipeline) -> Pipeline:
+    """Declare the special tokens, so that other programs which open the file know them."""
+    pipeline.add_special_tokens(list(SPECIAL))
+    return pipeline
+
+
+def _bpe(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipeline:
+    """Byte pair encoding within words; punctuation stands alone."""
+    pipeline = Pipeline(models.BPE(unk_token=UNK, fuse_unk=True))
+    pipeline.normalizer = _fold()
+    punctuation = pre_tokenizers.Split(Regex(r"[,;:.!?]"), "isolated")
+    pipeline.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), punctuation])
+    pipeline.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, min_frequency=2, show_progress=False
+    )
+    pipeline.train_from_iterator(captions, trainer, length=len(captions))
+    return pipeline
+
+
+def _unigram(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipeline:
+    """A unigram language model (Kudo 2018), trained by SentencePiece and written as a `tokenizers` file."""
+    import sentencepiece
+
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(captions),
+        model_writer=trained,
+        model_type="unigram",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        required_chars="".join(alphabet),
+        normalization_rule_name="identity",
+        num_threads=1,
+        minloglevel=2,
+        pad_id=PAD_ID,
+        eos_id=PAD_ID + 1,
+        unk_id=PAD_ID + 2,
+        bos_id=-1,
+        pad_piece=PAD,
+        eos_piece=EOS,
+        unk_piece=UNK,
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    vocabulary = [(pieces.id_to_piece(index), pieces.get_score(index)) for index in range(pieces.vocab_size())]
+    pipeline = Pipeline(models.Unigram(vocabulary, unk_id=PAD_ID + 2))
+    pipeline.normalizer = _fold()
+    pipeline.pre_tokenizer = pre_tokenizers.Metaspace()
+    pipeline.decoder = decoders.Metaspace()
+    return _with_specials(pipeline)
+
+
+def _open_clip() -> Pipeline:
+    """CLIP's byte pairs, renumbered behind our special tokens; its start of text is left out, and no `ftfy` repairs the text."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    clip = SimpleTokenizer()
+    ranked = sorted(clip.encoder, key=clip.encoder.__getitem__)[:-CLIP_CONTROLS]
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *ranked])}
+    merges = sorted(clip.bpe_ranks, key=clip.bpe_ranks.__getitem__)
+    pipeline = Pipeline(models.BPE(vocabulary, merges, unk_token=UNK, end_of_word_suffix="</w>"))
+    pipeline.normalizer = _fold()
+    words = pre_tokenizers.Split(Regex(CLIP_PATTERN), "removed", invert=True)
+    pipeline.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    pipeline.decoder = decoders.BPEDecoder()
+    return _with_specials(pipeline)
