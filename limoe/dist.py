@@ -1,0 +1,27 @@
+"""Where this process runs: its device and, one day, its rank among many. One process is the trivial case."""
+
+from __future__ import annotations
+
+import torch
+
+from limoe.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `machine.device` names; `auto` is the first GPU if there is one. UserError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"machine.device = {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that `train.precision` names; `auto` is bfloat16 where the processor multiplies matrices in it, else float32."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32

@@ -1,0 +1,107 @@
+"""The two-tower CLIP baseline: open_clip's own model, its text tower sized so that a pair costs what it costs the one-tower models.
+
+Axes: B pairs, L text context, V embedding width, C colour channels, H height, W width in px.
+
+open_clip pools text at the *highest token id* by default, which is wrong with another tokenizer: we pool at end of text. Its text
+tower is causal, so that padding after the end of text changes nothing; it runs over the whole padded context, and that is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from limoe.config import ClipParams, TowerParams
+from limoe.errors import UserError
+from limoe.model.flops import clip_flops
+from limoe.model.limoe import Output
+from limoe.model.router import NoiseKey
+from limoe.model.tokens import PAD_ID, PairBatch, TextLayout
+
+FLOPS_TOLERANCE = 0.05
+HEAD_CHANNELS = 4  # text widths are multiples of this many channels a head
+
+
+def matched_text_width(tower: TowerParams, clip: ClipParams, target: float) -> int:
+    """The text tower's width that brings a pair's FLOPs nearest to `target`; UserError if none comes within 5%."""
+    step = HEAD_CHANNELS * tower.heads
+    widths = range(step, 4 * tower.width + 1, step)
+    best = min(widths, key=lambda width: abs(clip_flops(tower, width, clip.text_depth) - target))
+    reached = clip_flops(tower, best, clip.text_depth)
+    if abs(reached / target - 1) > FLOPS_TOLERANCE:
+        raise UserError(
+            f"model.clip.text_depth = {clip.text_depth}: no text tower makes CLIP cost {target:.3g} FLOPs per pair to within "
+            f"{FLOPS_TOLERANCE:.0%} (nearest: {reached:.3g} at width {best}); choose another depth or a shorter text_length"
+        )
+    return best
+
+
+class Clip(nn.Module):
+    """open_clip's CLIP behind the interface of `limoe.model.limoe.Limoe`."""
+
+    def __init__(
+        self, tower: TowerParams, clip: ClipParams, text_width: int, vocab_size: int, eos_id: int, init_scale: float = 10.0
+    ) -> None:
+        from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+        super().__init__()
+        self.text_length = tower.text_length
+        vision_cfg = CLIPVisionCfg(
+            layers=tower.depth,
+            width=tower.width,
+            head_width=tower.width // tower.heads,
+            mlp_ratio=tower.mlp_ratio,
+            patch_size=tower.patch_size,
+            image_size=tower.image_size,
+        )
+        text_cfg = CLIPTextCfg(
+            context_length=tower.text_length,
+            vocab_size=vocab_size,
+            width=text_width,
+            heads=tower.heads,
+            layers=clip.text_depth,
+            mlp_ratio=tower.mlp_ratio,
+            pool_type="eos",
+            eos_id=eos_id,
+            pad_id=PAD_ID,
+        )
+        self.clip = CLIP(tower.embed_dim, vision_cfg, text_cfg, init_logit_scale=math.log(init_scale))
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """Log of the learned factor on the cosines."""
+        return cast(nn.Parameter, self.clip.logit_scale)
+
+    def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:
+        """Embed a batch of pairs; there is no router, so `noise` is not looked at."""
+        layout = TextLayout.of(batch.lengths_B)
+        ids_BL = layout.pad(batch.ids_N[:, None])[:, :, 0]
+        images_BV = self.encode_image(batch.images_BCHW, normalize=True)
+        return Output(images_BV, self.encode_text(ids_BL, normalize=True), None, {})
+
+    def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
+        """float32 (B, V) embeddings of normalised images."""
+        with _plain_attention(images_BCHW.device):
+            return _finish(self.clip.encode_image(images_BCHW), normalize)
+
+    def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
+        """float32 (B, V) embeddings of captions as padded ids, of at most the text length; shorter ones are padded to it."""
+        ids_BL = F.pad(ids_BL, (0, self.text_length - ids_BL.shape[1]), value=PAD_ID)
+        with _plain_attention(ids_BL.device):
+            return _finish(self.clip.encode_text(ids_BL), normalize)
+
+
+def _plain_attention(device: torch.device) -> AbstractContextManager[None]:
+    """On CPU the written-out attention: the fused one's backward pass takes ten times as long in bf16 (LOG.md)."""
+    return cast(AbstractContextManager[None], sdpa_kernel(SDPBackend.MATH)) if device.type == "cpu" else nullcontext()
+
+
+def _finish(embedding_BV: Tensor, normalize: bool) -> Tensor:
+    embedding_BV = embedding_BV.float()
+    return F.normalize(embedding_BV, dim=-1) if normalize else embedding_BV
