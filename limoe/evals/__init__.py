@@ -1,0 +1,1 @@
+"""Evaluators: constructed once on a set, run on any number of models."""

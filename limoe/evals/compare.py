@@ -1,0 +1,186 @@
+"""How sure a score is, and whether one model is better than another on the same items.
+
+What may be concluded: intervals and tests cover the choice of test items, not the luck of a training run. Two trainings with
+other seeds differ too, and with one seed each nothing here can see it.
+
+Items that belong together (the skin tones of one concept) are hit or missed together, so whole groups are resampled: the interval
+is as wide as it should be. McNemar's test takes items as independent; a verdict therefore needs both to agree.
+
+Axes: N items, G groups, C columns of values, R resamples, B bins.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALPHA = 0.05
+BLOCK_VALUES = 1 << 22
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95% interval."""
+
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether 0 lies outside."""
+        return self.low > 0 or self.high < 0
+
+
+class Resampler:
+    """Bootstrap of one set's items by whole groups; the same resamples for whatever is measured on them, so that models pair up.
+
+    groups: each item's group. name: with `seed`, what the resampling follows from: one set more changes no other's interval.
+    """
+
+    def __init__(self, groups: Sequence[str], resamples: int, seed: int, name: str) -> None:
+        names, self._group_N = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+        self.groups, self._resamples = len(names), resamples
+        self._seed = [seed, zlib.crc32(name.encode())]
+
+    def sums(self, values_NC: Array) -> tuple[Array, Array]:
+        """(sums_RC, counts_R): the values summed over each resample's items, and how many items it holds."""
+        columns_GC = np.zeros((self.groups, values_NC.shape[1] + 1))
+        np.add.at(columns_GC, self._group_N, np.column_stack([values_NC, np.ones(len(values_NC))]))
+        generator = np.random.default_rng(self._seed)
+        block = max(1, BLOCK_VALUES // self.groups)
+        pieces = []
+        for start in range(0, self._resamples, block):
+            rows = min(block, self._resamples - start)
+            drawn = generator.integers(self.groups, size=(rows, self.groups)) + self.groups * np.arange(rows)[:, None]
+            counts_RG = np.bincount(drawn.ravel(), minlength=rows * self.groups).reshape(rows, self.groups)
+            pieces.append(counts_RG.astype(np.float64) @ columns_GC)
+        sums_RC: Array = np.concatenate(pieces)
+        return sums_RC[:, :-1], sums_RC[:, -1]
+
+    def means(self, values_NC: Array) -> Array:
+        """(R, C): each resample's means."""
+        sums_RC, counts_R = self.sums(values_NC)
+        means_RC: Array = sums_RC / counts_R[:, None]
+        return means_RC
+
+
+def mean_intervals(values_NC: Array, resampler: Resampler) -> list[Interval]:
+    """Percentile interval of each column's mean. Where every item has the value 0, or every one 1, resampling sees no spread:
+    there the exact (Clopper-Pearson) bound on a share is given, with each group as one trial."""
+    lows, highs = np.quantile(resampler.means(values_NC), [ALPHA / 2, 1 - ALPHA / 2], axis=0)
+    margin = 1 - (ALPHA / 2) ** (1 / resampler.groups)
+    found = []
+    for column_N, low, high in zip(values_NC.T, lows, highs, strict=True):
+        if not column_N.any():
+            low, high = 0.0, margin
+        elif (column_N == 1).all():
+            low, high = 1 - margin, 1.0
+        found.append(Interval(float(low), float(high)))
+    return found
+
+
+def calibration_error(confidence_N: Array, hit_N: Array, bins: int) -> float:
+    """Expected calibration error: over equal bins of confidence, the mean distance of confidence from the share of hits (0..1).
+
+    >>> round(calibration_error(np.array([0.9, 0.8, 0.3]), np.array([1.0, 0.0, 0.0]), 2), 4)
+    0.3333
+    """
+    gaps_NB = _binned_gaps(confidence_N, hit_N, bins)
+    return float(np.abs(gaps_NB.sum(0)).sum()) / len(confidence_N)
+
+
+def calibration_interval(confidence_N: Array, hit_N: Array, bins: int, resampler: Resampler) -> Interval:
+    """Interval of `calibration_error`. An absolute value grows with noise, so resamples sit too high: they are moved down by as
+    much as their mean exceeds the error itself, and end at 0."""
+    sums_RB, counts_R = resampler.sums(_binned_gaps(confidence_N, hit_N, bins))
+    errors_R = np.abs(sums_RB).sum(1) / counts_R
+    shift = float(np.mean(errors_R)) - calibration_error(confidence_N, hit_N, bins)
+    low, high = np.quantile(errors_R - shift, [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(max(0.0, float(low)), float(high))
+
+
+def _binned_gaps(confidence_N: Array, hit_N: Array, bins: int) -> Array:
+    """(N, B): confidence minus hit, in the column of the item's bin."""
+    bin_N = np.clip(np.digitize(confidence_N, np.linspace(0, 1, bins + 1)) - 1, 0, bins - 1)
+    gaps_NB = np.zeros((len(confidence_N), bins))
+    gaps_NB[np.arange(len(confidence_N)), bin_N] = confidence_N - hit_N
+    return gaps_NB
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Exact two-sided p-value of McNemar's test: `wins` items that only the first model hits, `losses` that only the second does.
+
+    Under no difference each such item is a fair coin: p = 2 * P(at most min(wins, losses) heads of wins + losses), at most 1.
+
+    >>> mcnemar(1, 5) == 2 * (1 + 6) / 2**6
+    True
+    """
+    trials = wins + losses
+    term = total = 1
+    for heads in range(min(wins, losses)):
+        term = term * (trials - heads) // (heads + 1)
+        total += term
+    p: float = 2 * total / 2**trials
+    return min(1.0, p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: the chance of any false finding among all of them stays below the level that each is held to.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted, floor = [0.0] * len(p_values), 0.0
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    for step, index in enumerate(order):
+        floor = max(floor, min(1.0, p_values[index] * (len(p_values) - step)))
+        adjusted[index] = floor
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One model against another on the same N items. difference and interval: of the share of hits, first minus second (-1..1).
+    wins, losses: items that only the first, only the second hits. p: McNemar's. p_holm: p adjusted for its family."""
+
+    difference: float
+    interval: Interval
+    wins: int
+    losses: int
+    n: int
+    p: float
+    p_holm: float
+
+    @property
+    def verdict(self) -> str:
+        """`better` or `worse` only if the adjusted test and the interval both say so; else `no difference shown`."""
+        if self.p_holm >= ALPHA or not self.interval.excludes_zero:
+            return "no difference shown"
+        return "better" if self.difference > 0 else "worse"
+
+
+def paired(first_N: Array, second_N: Array, resampler: Resampler) -> Paired:
+    """The comparison of two models' hits (0 or 1) on the same items; p_holm is p until `adjust` sees the family."""
+    interval = _difference_interval(first_N - second_N, resampler)
+    wins, losses = int((first_N > second_N).sum()), int((first_N < second_N).sum())
+    p = mcnemar(wins, losses)
+    return Paired(float((first_N - second_N).mean()), interval, wins, losses, len(first_N), p, p)
+
+
+def _difference_interval(difference_N: Array, resampler: Resampler) -> Interval:
+    low, high = np.quantile(resampler.means(difference_N[:, None])[:, 0], [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(float(low), float(high))
+
+
+def adjust(family: Sequence[Paired]) -> list[Paired]:
+    """The same comparisons with Holm's adjustment over all of them."""
+    adjusted = holm([test.p for test in family])
+    return [
+        Paired(test.difference, test.interval, test.wins, test.losses, test.n, test.p, p)
+        for test, p in zip(family, adjusted, strict=True)
+    ]

@@ -1,0 +1,101 @@
+"""A model seen by evaluators: pictures and texts in, unit vectors out; each is encoded once, however many evaluators ask.
+
+Axes: N pictures, M texts, B batch, D embedding, L text length, C channels, H height, W width in px.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limoe.errors import UserError
+from limoe.evals.sets import EvalSet
+
+
+class TwoModalities(Protocol):
+    """What every contestant offers (open_clip's shape)."""
+
+    logit_scale: Tensor
+
+    def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
+        """(B, D) float32 embeddings of preprocessed pictures."""
+
+    def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
+        """(B, D) float32 embeddings of padded token ids."""
+
+
+Tokenize = Callable[[Sequence[str]], Tensor]
+Preprocess = Callable[[bytes], Tensor]
+Track = Callable[[Iterable[int], str, int], Iterable[int]]
+
+
+def canonical(text: str) -> str:
+    """What two texts share if the tokenizer cannot tell them apart: lower case, single spaces."""
+    return " ".join(text.lower().split())
+
+
+class Encoder:
+    """A model with its tokenizer and preprocessing.
+
+    tokenize: texts to int64 ids (B, L). preprocess: encoded bytes to a float32 (C, H, W) tensor. batch: pictures or texts at
+    a time. track: wraps the loop over batches (starts, what they are, how many), for a progress bar.
+    """
+
+    def __init__(
+        self,
+        model: TwoModalities,
+        tokenize: Tokenize,
+        preprocess: Preprocess,
+        batch: int,
+        device: torch.device | str = "cpu",
+        track: Track | None = None,
+    ) -> None:
+        self._model, self._tokenize, self._preprocess = model, tokenize, preprocess
+        self._batch, self._device, self._track = batch, torch.device(device), track
+        self._images: dict[str, Tensor] = {}
+        self._texts: dict[str, Tensor] = {}
+
+    @property
+    def scale(self) -> float:
+        """What the model multiplies cosines with before a softmax: exp of its `logit_scale`."""
+        return float(self._model.logit_scale.detach().exp())
+
+    @torch.inference_mode()
+    def images(self, data: EvalSet) -> Tensor:
+        """float32 (N, D), unit length, in the set's order; remembered by the set's name."""
+        if data.name not in self._images:
+            pieces = [self._encode_images(data, start) for start in self._starts(len(data), f"{data.name}: pictures")]
+            self._images[data.name] = self._unit(torch.cat(pieces), f"pictures of {data.name}")
+        return self._images[data.name]
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """float32 (M, D), unit length, in the order of `texts`; equal texts (as `canonical` sees them) have the same bits."""
+        wanted = [canonical(text) for text in texts]
+        new = [text for text in dict.fromkeys(wanted) if text not in self._texts]
+        pieces = [
+            self._model.encode_text(self._tokenize(new[start : start + self._batch]).to(self._device)).float()
+            for start in self._starts(len(new), "texts")
+        ]
+        if pieces:
+            self._texts.update(zip(new, self._unit(torch.cat(pieces), "texts"), strict=True))
+        return torch.stack([self._texts[text] for text in wanted])
+
+    def _starts(self, count: int, what: str) -> Iterable[int]:
+        steps = range(0, count, self._batch)
+        return steps if self._track is None else self._track(steps, what, len(steps))
+
+    def _encode_images(self, data: EvalSet, start: int) -> Tensor:
+        encoded = data.images.slice(start, self._batch).to_pylist()
+        images_BCHW = torch.stack([self._preprocess(image) for image in encoded])
+        return self._model.encode_image(images_BCHW.to(self._device)).float()
+
+    def _unit(self, x_ND: Tensor, what: str) -> Tensor:
+        broken = int((~torch.isfinite(x_ND).all(1)).sum())
+        if broken:  # every comparison with NaN is false, so that a broken model would rank first everywhere
+            raise UserError(f"the model's embeddings of {broken} of {len(x_ND)} {what} are not finite: its weights are broken")
+        return F.normalize(x_ND, dim=1)

@@ -1,0 +1,93 @@
+"""Image-text retrieval: find a picture's captions among all captions, and a caption's pictures among all pictures.
+
+The number may be compared with other models' on the same pictures and captions only: recall falls as a set grows, so a figure
+among 2,000 scenes says nothing about COCO's 5,000 photos.
+
+Captions are strings: two that differ in nothing but case and spacing are one caption, which no model can tell apart. A picture's
+positives are its captions (a hit if any is in the top k), a caption's positives are all pictures that carry it (likewise).
+Without shared captions this is the usual R@k. Equal scores count against the model, for candidates that are not positives.
+
+Axes: N pictures, M captions, Q (picture, caption) pairs that belong together, D embedding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from limoe.evals.encoder import Encoder, canonical
+from limoe.evals.ranking import TIE, similarity
+from limoe.evals.sets import EvalSet, Items, Outcome
+
+DEPTHS = (1, 5, 10)
+
+
+class Retrieval:
+    """Retrieval both ways over the whole of `data`. chunk: rows and columns of the similarity matrix held at a time: memory is
+    O(chunk^2 + N + M), whatever the size of the set."""
+
+    def __init__(self, name: str, data: EvalSet, chunk: int) -> None:
+        self.name, self._data, self._chunk = name, data, chunk
+        index: dict[str, int] = {}
+        pairs = [
+            (image, index.setdefault(caption, len(index)))
+            for image, captions in enumerate(data.captions)
+            for caption in dict.fromkeys(map(canonical, captions))
+        ]
+        self.captions = list(index)
+        self._image_Q, self._caption_Q = torch.tensor(pairs).T.contiguous()
+
+    def run(self, encoder: Encoder) -> Outcome:
+        """Per picture i2t_r1, i2t_r5, i2t_r10; per caption t2i_r1, t2i_r5, t2i_r10: 1 for a hit, 0 for none."""
+        images_ND, captions_MD = encoder.images(self._data), encoder.texts(self.captions)
+        rank_N, rank_M = retrieval_ranks(images_ND, captions_MD, self._image_Q, self._caption_Q, self._chunk)
+        pictures = Items(self._data.keys, self._data.groups, _hits("i2t", rank_N))
+        return Outcome(self.name, (pictures, Items(tuple(self.captions), self._caption_groups(), _hits("t2i", rank_M))))
+
+    def _caption_groups(self) -> tuple[str, ...]:
+        """Each caption's group: that of a picture that carries it, the first by name if there are several."""
+        groups: dict[int, str] = {}
+        for image, caption in zip(self._image_Q.tolist(), self._caption_Q.tolist(), strict=True):
+            groups[caption] = min(groups.get(caption, self._data.groups[image]), self._data.groups[image])
+        return tuple(groups[caption] for caption in range(len(self.captions)))
+
+
+def retrieval_ranks(
+    images_ND: Tensor, captions_MD: Tensor, image_Q: Tensor, caption_Q: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """(rank_N of each picture's best caption, rank_M of each caption's best picture), int64, 0 for a hit at 1.
+
+    A rank is the number of candidates that do not belong and score at least as high (to TIE) as the best that does. Each tile of
+    at most chunk x chunk scores is computed once and counted both ways. The pairs must be sorted by picture.
+    """
+    best_N, best_M = _best_positives(images_ND, captions_MD, image_Q, caption_Q, chunk)
+    rank_N = torch.zeros(len(images_ND), dtype=torch.int64, device=images_ND.device)
+    rank_M = torch.zeros(len(captions_MD), dtype=torch.int64, device=images_ND.device)
+    for top in range(0, len(images_ND), chunk):
+        rows = slice(top, top + chunk)
+        mine = slice(*torch.searchsorted(image_Q, torch.tensor([top, top + chunk])).tolist())
+        for left in range(0, len(captions_MD), chunk):
+            columns = slice(left, left + chunk)
+            scores = similarity(images_ND[rows], captions_MD[columns])
+            inside = (caption_Q[mine] >= left) & (caption_Q[mine] < left + chunk)
+            scores[image_Q[mine][inside] - top, caption_Q[mine][inside] - left] = -torch.inf
+            rank_N[rows] += (scores >= best_N[rows, None] - TIE).sum(1)
+            rank_M[columns] += (scores >= best_M[columns] - TIE).sum(0)
+    return rank_N.cpu(), rank_M.cpu()
+
+
+def _best_positives(
+    images_ND: Tensor, captions_MD: Tensor, image_Q: Tensor, caption_Q: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """(best_N, best_M): the best score of each picture's captions and of each caption's pictures."""
+    pieces = zip(torch.split(image_Q, chunk), torch.split(caption_Q, chunk), strict=True)
+    score_Q = torch.cat([(images_ND[image] * captions_MD[caption]).sum(1) for image, caption in pieces])
+    best_N = torch.full_like(images_ND[:, 0], -torch.inf).scatter_reduce(0, image_Q.to(score_Q.device), score_Q, "amax")
+    best_M = torch.full_like(captions_MD[:, 0], -torch.inf).scatter_reduce(0, caption_Q.to(score_Q.device), score_Q, "amax")
+    return best_N, best_M
+
+
+def _hits(direction: str, rank: Tensor) -> dict[str, NDArray[np.float64]]:
+    return {f"{direction}_r{depth}": (rank < depth).double().numpy() for depth in DEPTHS}

@@ -1,0 +1,110 @@
+"""For the tests of evals, report and their stages: a tiny model, tiny sets, and slow versions of the metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from limoe.data.schema import SCHEMA
+from limoe.evals.encoder import Encoder
+from limoe.evals.sets import EvalSet
+
+PIXELS = (3, 2, 2)
+
+
+class TableModel(nn.Module):
+    """Looks embeddings up: picture i is the 4-byte number i, text `t7` has the id 7."""
+
+    def __init__(self, images_ND: Tensor, texts_MD: Tensor, scale: float = 10.0) -> None:
+        super().__init__()
+        self.images_ND, self.texts_MD = images_ND.float(), texts_MD.float()
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.batches: list[int] = []
+
+    def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
+        self.batches.append(len(images_BCHW))
+        return self.images_ND[images_BCHW[:, 0, 0, 0].long()]
+
+    def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
+        self.batches.append(len(ids_BL))
+        return self.texts_MD[ids_BL[:, 0]]
+
+
+def preprocess(image: bytes) -> Tensor:
+    return torch.full(PIXELS, float(int.from_bytes(image, "big")))
+
+
+def tokenize(texts: Sequence[str]) -> Tensor:
+    return torch.tensor([[int(text.rsplit("t", 1)[-1])] for text in texts])
+
+
+def encoder(model: TableModel, batch: int = 3) -> Encoder:
+    return Encoder(model, tokenize, preprocess, batch)
+
+
+def eval_set(
+    captions: Sequence[Sequence[str]],
+    labels: Sequence[str | None] | None = None,
+    keys: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    name: str = "val",
+) -> EvalSet:
+    """Pictures 0, 1, ... with these captions."""
+    count = len(captions)
+    return EvalSet.of(
+        name,
+        pa.table(
+            {
+                "key": list(keys or [f"k{number}" for number in range(count)]),
+                "image": pa.chunked_array([pa.array([number.to_bytes(4, "big") for number in range(count)], pa.binary())]),
+                "captions": pa.array([list(texts) for texts in captions], pa.list_(pa.string())),
+                "label": pa.array(list(labels or [None] * count), pa.string()),
+                "split_group": list(groups or [f"g{number}" for number in range(count)]),
+            }
+        ),
+    )
+
+
+def unit(x_ND: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x_ND.float(), dim=1)
+
+
+def slow_ranks(scores: np.ndarray, positives: Sequence[set[int]]) -> list[int]:
+    """For each row: how many candidates outside its positives score at least as high as the best of them."""
+    found = []
+    for row, mine in zip(scores, positives, strict=True):
+        best = max(row[column] for column in mine)
+        found.append(sum(1 for column, score in enumerate(row) if column not in mine and score >= best))
+    return found
+
+
+def prepared_rows(split: str, count: int, source: str = "emoji", labels: bool = True) -> pa.Table:
+    """Rows of a prepared split; picture i is a PNG of one colour."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    rows = []
+    for number in range(count):
+        buffer = BytesIO()
+        Image.new("RGB", (8, 8), (number * 40 % 256, number * 90 % 256, 50)).save(buffer, "PNG")
+        rows.append(
+            {
+                "key": f"{source}/twemoji/{0x1F600 + number:X}",
+                "source": source,
+                "split": split,
+                "image": buffer.getvalue(),
+                "width": 8,
+                "height": 8,
+                "captions": [f"name {number}", f"other {number}"],
+                "split_group": f"{split}-{number // 2}",
+                "label": f"name {number}" if labels else None,
+                "sha256": "0" * 64,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=SCHEMA)

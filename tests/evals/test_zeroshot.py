@@ -1,0 +1,130 @@
+"""Zero-shot scores against scikit-learn, torchmetrics and hand counts; ties against the model; prompts; encoding once."""
+
+import numpy as np
+import pytest
+import torch
+from evalkit import TableModel, encoder, eval_set, unit
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+from limoe.errors import UserError
+from limoe.evals import ranking
+from limoe.evals.encoder import Encoder
+from limoe.evals.prompts import class_embeddings
+from limoe.evals.zeroshot import PER_CLASS, ZeroShot
+
+CLASSES, PICTURES = 12, 60
+
+
+def random_case(seed=0):
+    """(model, labels, scores, targets): pictures near their class, so that scores are neither chance nor perfect."""
+    generator = torch.Generator().manual_seed(seed)
+    texts = torch.randn(CLASSES, 8, generator=generator)
+    target = torch.cat([torch.arange(CLASSES), torch.randint(CLASSES, (PICTURES - CLASSES,), generator=generator)])
+    images = texts[target] + 1.5 * torch.randn(PICTURES, 8, generator=generator)
+    return TableModel(images, texts, scale=5.0), target, unit(images) @ unit(texts).T
+
+
+def run(model, target, names=None, templates=("{}",), chunk=1024, **more):
+    names = names or [f"t{number:02d}" for number in range(CLASSES)]
+    data = eval_set([["t0"]] * len(target), [names[number] for number in target])
+    return ZeroShot("val", data, templates, 15, chunk, **more).run(encoder(model))
+
+
+def scores_of(outcome):
+    return {score.metric: score.value for score in outcome.scores()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_untied_scores_equal_scikit_learn_and_torchmetrics(seed):
+    model, target, scores = random_case(seed)
+    found = scores_of(run(model, target))
+    labels = range(CLASSES)
+    assert found["top1"] == pytest.approx(top_k_accuracy_score(target, scores, k=1, labels=labels))
+    assert found["top5"] == pytest.approx(top_k_accuracy_score(target, scores, k=5, labels=labels))
+    assert found["top5"] == pytest.approx(
+        float(multiclass_accuracy(scores, target, num_classes=CLASSES, top_k=5, average="micro")), abs=1e-6
+    )
+    assert found["per_class"] == pytest.approx(balanced_accuracy_score(target, scores.argmax(1)))
+    probabilities = (5.0 * scores).softmax(1)
+    assert found["confidence"] == pytest.approx(float(probabilities.amax(1).mean()), abs=1e-6)
+    expected = multiclass_calibration_error(probabilities, target, num_classes=CLASSES, n_bins=15)
+    assert found["calibration"] == pytest.approx(float(expected), abs=1e-6)
+    assert found["chance"] == 1 / CLASSES
+
+
+def test_each_class_has_its_own_score():
+    model, target, scores = random_case()
+    found = {score.metric: score for score in run(model, target).scores()}
+    for number in range(CLASSES):
+        mine = target == number
+        score = found[f"{PER_CLASS}t{number:02d}"]
+        assert score.value == pytest.approx(float((scores.argmax(1)[mine] == number).float().mean()))
+        assert score.n == int(mine.sum())
+
+
+def test_chunks_do_not_change_scores_and_bound_the_matrix(monkeypatch):
+    model, target, _ = random_case()
+    whole = run(model, target)
+    shapes = []
+    plain = ranking.similarity
+
+    def watched(a, b):
+        shapes.append((len(a), len(b)))
+        return plain(a, b)
+
+    monkeypatch.setattr("limoe.evals.zeroshot.similarity", watched)
+    cut = run(model, target, chunk=7)
+    assert max(rows for rows, _ in shapes) == 7
+    for metric, values in whole.items[0].values.items():
+        np.testing.assert_allclose(cut.items[0].values[metric], values, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7], ids=["equal", "equal but for rounding"])
+def test_a_model_that_gives_everything_the_same_score_scores_nothing(noise):
+    generator = torch.Generator().manual_seed(0)
+    same = torch.ones(CLASSES, 8) + noise * torch.rand(CLASSES, 8, generator=generator)
+    model = TableModel(same, same)
+    found = scores_of(run(model, torch.arange(CLASSES)))
+    assert (found["top1"], found["top5"], found["per_class"]) == (0, 0, 0)
+
+
+def test_rank_counts_other_candidates_that_are_at_least_as_good():
+    scores = torch.tensor([[0.5, 0.5, 0.1], [0.5, 0.4, 0.1], [0.2, 0.3, 0.2]])
+    assert ranking.ranks(scores, torch.tensor([0, 0, 2])).tolist() == [1, 0, 2]
+
+
+def test_a_class_is_the_mean_of_its_unit_prompts():
+    texts = torch.tensor([[3.0, 0.0], [0.0, 0.5], [1.0, 1.0], [0.0, 9.0]])
+    model = TableModel(torch.ones(1, 2), texts)
+    table = {"t0": 0, "a t0": 1, "t2": 2, "a t2": 3}
+    lookup = Encoder(model, lambda prompts: torch.tensor([[table[prompt]] for prompt in prompts]), lambda image: image, batch=2)
+    found = class_embeddings(lookup, ["t0", "t2"], ["{}", "A  {}"])
+    r = 0.5**0.5
+    second = np.array([r, r + 1]) / np.hypot(r, r + 1)
+    np.testing.assert_allclose(found.numpy(), [[r, r], second], atol=1e-6)
+
+
+def test_pictures_and_texts_are_encoded_once():
+    model, target, _ = random_case()
+    data = eval_set([["t0"]] * PICTURES, [f"t{number:02d}" for number in target])
+    shared = encoder(model, batch=16)
+    first = ZeroShot("val", data, ["{}"], 15, 64).run(shared)
+    assert model.batches == [16, 16, 16, 12, 12]
+    part = ZeroShot("part", data, ["{}"], 15, 64, rows=range(20)).run(shared)
+    assert len(model.batches) == 5
+    assert part.items[0].keys == first.items[0].keys[:20]
+
+
+def test_the_batch_changes_no_score():
+    model, target, _ = random_case()
+    data = eval_set([["t0"]] * PICTURES, [f"t{number:02d}" for number in target])
+    one, many = (ZeroShot("val", data, ["{}"], 15, 64).run(encoder(model, batch)) for batch in (1, 60))
+    np.testing.assert_array_equal(one.items[0].values["top1"], many.items[0].values["top1"])
+
+
+def test_broken_weights_are_an_error_and_not_a_perfect_score():
+    model, target, _ = random_case()
+    model.images_ND[3] = torch.nan
+    with pytest.raises(UserError, match="1 of 60 pictures of val are not finite"):
+        run(model, target)
