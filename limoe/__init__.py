@@ -1,0 +1,1 @@
+"""LIMoE: one sparse tower for pictures and text, trained, measured and compared."""

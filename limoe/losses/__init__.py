@@ -1,0 +1,1 @@
+"""Contrastive and auxiliary losses: pure functions on tensors."""

@@ -1,7 +1,7 @@
 """The auxiliary loss of a whole model: every active term, for every sparse layer, under one coefficient.
 
-total = c * sum_i w_i L_i / n_active (LIMoE): the *average* of the active terms, so that switching one off raises the others' share.
-Terms of weight 0 are not computed. Axes: T rows of the stream, G routing groups.
+total = c * sum_i w_i L_i / n_active (LIMoE): the *average* of the active terms, so that switching one off raises the others'
+share. Terms of weight 0 are not computed. Axes: T rows of the stream, G routing groups.
 """
 
 from __future__ import annotations

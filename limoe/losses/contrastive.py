@@ -13,8 +13,8 @@ from torch import Tensor
 def softmax_contrastive(image_BV: Tensor, text_BV: Tensor, scale: Tensor) -> Tensor:
     """Mean of image-to-text and text-to-image cross entropy, in nats; float32 inside.
 
-    image_BV, text_BV: normalised embeddings, row i of one belongs to row i of the other. scale: factor on the cosines (not its log).
-    Two orthogonal pairs at scale 1 have logits [[1, 0], [0, 1]], so the loss is ln(1 + e^-1):
+    image_BV, text_BV: normalised embeddings, row i of one belongs to row i of the other. scale: factor on the cosines, not its
+    log. Two orthogonal pairs at scale 1 have logits [[1, 0], [0, 1]], so the loss is ln(1 + e^-1):
 
     >>> round(softmax_contrastive(torch.eye(2), torch.eye(2), torch.tensor(1.0)).item(), 4)
     0.3133

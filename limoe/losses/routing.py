@@ -14,7 +14,9 @@ from torch import Tensor
 
 def _squared_variation(x_GE: Tensor) -> Tensor:
     """(std / mean)^2 over the experts, population std, averaged over the groups."""
-    return (x_GE.var(1, correction=0) / x_GE.mean(1).square()).mean()
+    ratio_G: Tensor = x_GE.var(1, correction=0) / x_GE.mean(1).square()
+    mean: Tensor = ratio_G.mean()
+    return mean
 
 
 def _group_mean(x_T: Tensor, weight_GT: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""The tower, its router and experts, the CLIP baseline, and their costs."""

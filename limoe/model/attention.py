@@ -29,7 +29,8 @@ def attend(qkv_BLD: Tensor, heads: int, mask_BL: Tensor | None) -> Tensor:
         out_BHLC = scores_BHLL.softmax(-1) @ v_BHLC
     else:
         out_BHLC = F.scaled_dot_product_attention(q_BHLC, k_BHLC, v_BHLC, attn_mask=allowed)
-    return out_BHLC.transpose(1, 2).reshape(batch, length, triple // 3)
+    out_BLD: Tensor = out_BHLC.transpose(1, 2).reshape(batch, length, triple // 3)
+    return out_BLD
 
 
 class Attention(nn.Module):

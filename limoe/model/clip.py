@@ -1,9 +1,9 @@
-"""The two-tower CLIP baseline: open_clip's own model, its text tower sized so that a pair costs what it costs the one-tower models.
+"""The two-tower CLIP baseline: open_clip's own model, its text tower sized so that a pair costs what it costs the one tower.
 
 Axes: B pairs, L text context, V embedding width, C colour channels, H height, W width in px.
 
-open_clip pools text at the *highest token id* by default, which is wrong with another tokenizer: we pool at end of text. Its text
-tower is causal, so that padding after the end of text changes nothing; it runs over the whole padded context, and that is counted.
+open_clip pools text at the *highest token id* by default, which is wrong with another tokenizer: we pool at end of text. Its
+text tower is causal, so that padding after the end of text changes nothing; it runs over the whole padded context, and that is counted.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Clip(nn.Module):
         """Log of the learned factor on the cosines."""
         return cast(nn.Parameter, self.clip.logit_scale)
 
-    def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:
+    def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:  # noqa: ARG002 (the task's contract)
         """Embed a batch of pairs; there is no router, so `noise` is not looked at."""
         layout = TextLayout.of(batch.lengths_B)
         ids_BL = layout.pad(batch.ids_N[:, None])[:, :, 0]

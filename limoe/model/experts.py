@@ -25,7 +25,7 @@ def loop_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, 
 
     The stacks are unbound once: indexing them inside the loop would make each expert's backward pass allocate the whole stack.
     """
-    pieces = x_SD.split(counts_E.tolist())
+    pieces = torch.split(x_SD, counts_E.tolist())
     weights = zip(w1_EDF.unbind(), b1_EF.unbind(), w2_EFD.unbind(), b2_ED.unbind(), strict=True)
     return torch.cat(
         [torch.addmm(b2, F.gelu(torch.addmm(b1, x, w1)), w2) for x, (w1, b1, w2, b2) in zip(pieces, weights, strict=True)]

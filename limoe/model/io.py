@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -36,7 +36,10 @@ class ModelConfig(Section):
     init_scale: float
 
 
-def build_model(config: ModelConfig) -> Limoe | Clip:
+Model = Limoe | Clip  # what a task trains and an evaluator runs
+
+
+def build_model(config: ModelConfig) -> Model:
     """A freshly initialised model (torch's global generator draws the weights)."""
     if config.kind == "clip":
         if config.clip is None or config.text_width is None:
@@ -67,7 +70,7 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(f"{folder / 'config.json'}: {explain(error, ModelConfig)}") from None
 
 
-def load_model(folder: Path, device: str | torch.device = "cpu") -> Limoe | Clip:
+def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
     """The model of a model directory, in evaluation mode; UserError if weights and config do not belong together."""
     model = build_model(read_config(folder))
     path = folder / "model.safetensors"
@@ -79,4 +82,4 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> Limoe | Clip
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: not the weights of the model that config.json describes ({reason})") from None
-    return cast("Limoe | Clip", model.eval().to(device))
+    return model.eval().to(device)

@@ -1,7 +1,7 @@
 """LIMoE: one tower for pictures and text (arXiv 2206.02770); without experts it is the dense one-tower baseline.
 
-Axes: B pairs, P patches an image, N text tokens of the batch, L longest caption, T rows of the stream, D width, V embedding width,
-C colour channels, H height, W width in px.
+Axes: B pairs, P patches an image, N text tokens of the batch, L longest caption, T rows of the stream, D width, V embedding
+width, C colour channels, H height, W width in px.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ class Limoe(nn.Module):
     def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:
         """Embed a batch of pairs, both modalities in one stream. `noise` is needed in training if the router has noise."""
         images = len(batch.images_BCHW)
-        layout = Layout.of(
-            images, self.tower.image_tokens, batch.lengths_B, batch.ids_N.device, group_pairs=self.group_pairs
-        )
+        layout = Layout.of(images, self.tower.image_tokens, batch.lengths_B, batch.ids_N.device, group_pairs=self.group_pairs)
         x_TD = torch.cat([self.embed_images(batch.images_BCHW), self.embed_text(batch.ids_N, layout)])
         x_TD, routings = self.encoder(x_TD, layout, noise)
         return Output(self.pool_images(x_TD, layout), self.pool_text(x_TD, layout), layout, routings)
@@ -92,13 +90,14 @@ class Limoe(nn.Module):
     def embed_images(self, images_BCHW: Tensor) -> Tensor:
         """(B * P, D): patches, row by row, with their positions."""
         patches_BFP = F.unfold(images_BCHW, self.tower.patch_size, stride=self.tower.patch_size)
-        x_BPD = self.patch(patches_BFP.transpose(1, 2)) + self.image_position
+        x_BPD: Tensor = self.patch(patches_BFP.transpose(1, 2)) + self.image_position
         return x_BPD.flatten(0, 1)
 
     def embed_text(self, ids_N: Tensor, layout: Layout) -> Tensor:
         """(N, D): tokens with their positions in their captions."""
         assert layout.text is not None
-        return self.token(ids_N) + F.embedding(layout.text.position_N, self.text_position)
+        x_ND: Tensor = self.token(ids_N) + F.embedding(layout.text.position_N, self.text_position)
+        return x_ND
 
     def pool_images(self, x_TD: Tensor, layout: Layout, normalize: bool = True) -> Tensor:
         """(B, V): the mean over an image's patches, projected."""

@@ -1,0 +1,1 @@
+"""Each stage reads files, calls the library and writes files."""

@@ -1,0 +1,94 @@
+"""The `train` stage: prepared data in; a model directory, metrics, routing and cost out.
+
+What differs between two equal runs (seconds, memory, run ids) goes to `.limoe/timing/`, which no stage depends on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limoe.config import Contestant, Params, Paths, TrainParams, fingerprint
+from limoe.data.loader import PairLoader
+from limoe.data.prepared import TOKENIZER, Prepared
+from limoe.data.transforms import Preprocess
+from limoe.dist import pick_device, pick_precision
+from limoe.files import atomic_directory, exclusive_lock, write_json, write_text
+from limoe.model.io import ModelConfig, build_model, save_model
+from limoe.provenance import code_hash, git_commit
+from limoe.tracking import Tracker, open_tracker
+from limoe.train.contestants import caption_lengths, cost, model_config
+from limoe.train.loop import Trainer
+from limoe.train.outcome import final_metrics, timing, write_journals
+from limoe.train.progress import Progress
+from limoe.train.step import ContrastiveTask
+
+
+def run(params: Params, paths: Paths, contestant: Contestant) -> None:
+    """Train one contestant; a killed run of the same params, data and code is continued from its last checkpoint."""
+    prepared = Prepared(paths.prepared)
+    train = params.train_for(contestant)
+    lengths = caption_lengths(prepared, train, params.model.tower)
+    config = model_config(params, contestant, prepared, lengths)
+    name = fingerprint(config=config, train=train, data=prepared.hash, code=code_hash(__name__))
+    with exclusive_lock(paths.work(f"train-{contestant}.lock"), f"training {contestant}"):
+        folder = paths.work(f"train-{contestant}-{name}")
+        _discard_others(folder, contestant)
+        resolved: dict[str, Any] = {"model": config.model_dump(mode="json"), "train": train.model_dump(mode="json")}
+        resolved["data"] = prepared.hash
+        with _tracked(params, paths, contestant, resolved, folder) as tracker:
+            trainer = _fit(params, config, train, prepared, folder, contestant, tracker)
+            with atomic_directory(paths.train(contestant)) as out:
+                preprocess = Preprocess(config.tower.image_size).to_dict()
+                save_model(out / "model", config, trainer.model, prepared.root / TOKENIZER, preprocess)
+                write_json(out / "params.json", resolved)
+                write_json(out / "cost.json", cost(trainer.model, config, train, lengths))
+                write_json(out / "metrics.json", final_metrics(write_journals(out, trainer), train.steps))
+            write_json(paths.timing(f"train-{contestant}"), timing(trainer) | {"mlflow_run_id": tracker.run_id})
+            tracker.log_artifact(paths.train(contestant), "train")
+        shutil.rmtree(folder)
+
+
+def _fit(
+    params: Params, config: ModelConfig, train: TrainParams, prepared: Prepared, folder: Path, name: str, tracker: Tracker
+) -> Trainer:
+    device = pick_device(params.machine.device)
+    torch.set_num_threads(train.threads)
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs 10%, and nothing reads it
+    torch.manual_seed(train.seed)
+    model = build_model(config).to(device)
+    task = ContrastiveTask(model, config.moe, train.seed, pick_precision(train.precision, device))
+    loader = PairLoader(prepared, params.model.tower, train, params.machine)
+    try:
+        with Progress(name, train) as progress:
+            trainer = Trainer(task, loader, train, folder, progress.row, tracker.log_rows).resume()
+            progress.start(trainer.step)
+            trainer.run()
+        return trainer
+    finally:
+        loader.close()
+
+
+def _tracked(params: Params, paths: Paths, contestant: Contestant, resolved: dict[str, Any], folder: Path) -> Tracker:
+    """The MLflow run of this training: a new one, or the one that was interrupted."""
+    note = folder / "run_id"
+    before = note.read_text(encoding="utf-8") if note.exists() else None
+    tracker = open_tracker(params.machine, paths.root, "limoe-train", contestant, before)
+    if tracker.run_id is not None and tracker.run_id != before:
+        write_text(note, tracker.run_id)
+        tracker.set_tags({"git_commit": git_commit(), "contestant": contestant})
+        tracker.log_params(resolved)
+        tracker.log_dict(resolved, "params.json")
+        tracker.log_dataset("prepared", str(resolved["data"]), paths.prepared)
+    return tracker
+
+
+def _discard_others(folder: Path, contestant: Contestant) -> None:
+    """Resumable state of other params, data or code is never resumed from."""
+    for other in folder.parent.glob(f"train-{contestant}-*"):
+        if other != folder:
+            shutil.rmtree(other)

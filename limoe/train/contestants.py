@@ -1,0 +1,66 @@
+"""What a contestant is: its architecture, and what it costs apart from any machine."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch import nn
+
+from limoe.config import Contestant, Params, TowerParams, TrainParams
+from limoe.data.prepared import Prepared
+from limoe.data.schema import TRAIN
+from limoe.model.clip import matched_text_width
+from limoe.model.flops import active_parameters, clip_flops, total_parameters, tower_flops
+from limoe.model.io import ModelConfig
+
+LENGTH_SAMPLE = 2000  # captions behind the mean length that costs are computed with
+
+
+def caption_lengths(prepared: Prepared, train: TrainParams, tower: TowerParams) -> list[int]:
+    """Token counts of training captions, evenly spaced through each source, in proportion to its share of the mixture."""
+    table = prepared.table(TRAIN, columns=["source", "captions"])
+    total = sum(train.mixture.values())
+    lengths: list[int] = []
+    for source, share in train.mixture.items():
+        wanted = round(LENGTH_SAMPLE * share / total)
+        rows = table.filter(pc.equal(table["source"], pa.scalar(source)))["captions"]
+        captions = pc.list_flatten(rows.combine_chunks()).to_pylist()
+        if wanted and captions:
+            chosen = captions[:: max(1, len(captions) // wanted)][:wanted]
+            lengths += [len(ids) for ids in prepared.tokenizer.encode(chosen, tower.text_length)]
+    return lengths
+
+
+def model_config(params: Params, contestant: Contestant, prepared: Prepared, lengths: list[int]) -> ModelConfig:
+    """The contestant's architecture; CLIP's text tower is matched to the dense tower's FLOPs a pair at these caption lengths."""
+    model = params.model
+    width = matched_text_width(model.tower, model.clip, tower_flops(model.tower, lengths)) if contestant == "clip" else None
+    return ModelConfig(
+        kind=contestant,
+        tower=model.tower,
+        moe=model.moe if contestant == "limoe" else None,
+        clip=model.clip if contestant == "clip" else None,
+        text_width=width,
+        vocab_size=prepared.tokenizer.vocab_size,
+        eos_id=prepared.tokenizer.eos_id,
+        init_scale=params.train_for(contestant).init_scale,
+    )
+
+
+def cost(model: nn.Module, config: ModelConfig, train: TrainParams, lengths: list[int]) -> dict[str, float]:
+    """Parameters (total, active), forward FLOPs a pair, samples seen, mean caption length (tokens)."""
+    if config.kind == "clip":
+        assert config.clip is not None
+        assert config.text_width is not None
+        flops: float = clip_flops(config.tower, config.text_width, config.clip.text_depth)
+    else:
+        flops = tower_flops(config.tower, lengths, config.moe)
+    return {
+        "params_total": total_parameters(model),
+        "params_active": active_parameters(model, config.moe.k if config.moe else 1),
+        "flops_per_pair_forward": flops,
+        "samples_seen": train.steps * train.batch,
+        "mean_caption_tokens": fmean(lengths),
+    }

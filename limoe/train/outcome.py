@@ -1,0 +1,65 @@
+"""What a finished training leaves: figures that two equal runs share, and, apart from them, those of this run on this machine."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from limoe.files import atomic_file, write_text
+from limoe.train.loop import Trainer
+
+LAST_STEPS = 50  # window of the final figures
+SCALARS = ("loss", "contrastive", "auxiliary", "logit_scale", "gradient_norm")
+WORST_LAYER = ("text_placed", "image_placed", "text_effective_experts", "image_effective_experts", "text_confidence")
+ROUTING_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("layer", pa.int64()),
+        ("modality", pa.string()),
+        ("expert", pa.int64()),
+        ("assigned", pa.int64()),
+        ("placed", pa.int64()),
+        ("tokens", pa.int64()),
+        ("confidence", pa.float64()),
+    ]
+)
+
+
+def final_metrics(rows: list[dict[str, Any]], steps: int) -> dict[str, float]:
+    """At most 12 figures for `dvc metrics`: means over the last 50 steps; of routing figures the worst layer's."""
+    last = [row for row in rows if row["step"] > steps - LAST_STEPS] or rows[-1:]
+    metrics = {name: statistics.fmean(row[name] for row in last) for name in SCALARS if all(name in row for row in last)}
+    for figure in WORST_LAYER:
+        layers = [name for name in rows[-1] if name.endswith(f"/{figure}")]
+        if layers:
+            metrics[f"{figure}_min"] = min(statistics.fmean(row[name] for row in last) for name in layers)
+    return metrics | {"skipped_steps": rows[-1]["skipped_steps"]}
+
+
+def write_journals(folder: Path, trainer: Trainer) -> list[dict[str, Any]]:
+    """Write metrics.jsonl (without times of day) and routing.parquet into `folder`; returns the rows of metrics."""
+    rows = [{name: value for name, value in row.items() if name != "time"} for row in trainer.metrics.rows()]
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with atomic_file(folder / "routing.parquet") as handle:
+        pq.write_table(pa.Table.from_pylist(trainer.routing.rows(), ROUTING_SCHEMA), handle)
+    return rows
+
+
+def timing(trainer: Trainer) -> dict[str, Any]:
+    """Seconds, median step (ms), peak resident memory (MB), device, threads, precision of the steps done by this process."""
+    seconds = trainer.step_seconds
+    return {
+        "seconds": round(sum(seconds), 2),
+        "steps": len(seconds),
+        "step_ms_median": round(1000 * statistics.median(seconds), 1) if seconds else None,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "device": str(trainer.device),
+        "threads": trainer.train.threads,
+        "precision": str(trainer.task.precision).removeprefix("torch."),
+    }
