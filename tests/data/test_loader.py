@@ -1,0 +1,191 @@
+"""Loading from Parquet: equality whatever the workers, exact resume, what is cropped, who computes with how many cores."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from limoe.config import MachineParams, TowerParams, TrainParams, read_yaml
+from limoe.data.loader import PairLoader
+from limoe.data.prepared import Prepared
+from limoe.data.transforms import decode_uint8
+from limoe.errors import UserError
+from limoe.model.tokens import PairBatch
+
+Loader = Callable[..., PairLoader]
+DEFAULTS = read_yaml(Path(__file__).parents[2] / "params.yaml")
+
+
+@pytest.fixture
+def rows(make_row: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sixteen labelled emoji rows in pairs of equal captions, twelve scenes, and validation rows that must not be seen."""
+    emoji = [make_row("emoji", i, [f"name {i // 2}", f"alias {i // 2} word"], label=f"name {i // 2}") for i in range(16)]
+    scenes = [make_row("scenes", i, [f"scene {i} left of something"]) for i in range(12)]
+    return [*emoji, *scenes, *(make_row("emoji", 99 + i, ["held out"], split="val") for i in range(3))]
+
+
+@pytest.fixture
+def open_loader(make_prepared: Callable[..., Path], rows: list[dict[str, Any]]) -> Iterator[Loader]:
+    """Open a loader on a tiny set with some params changed."""
+    root = make_prepared(rows)
+    loaders = []
+
+    def build(workers: int = 0, cache_mb: int = 16, **changes: Any) -> PairLoader:
+        train = DEFAULTS["train"] | {"batch": 8, "mixture": {"emoji": 1, "scenes": 1}} | changes
+        tower = TowerParams.model_validate(DEFAULTS["model"]["tower"] | {"image_size": 16, "patch_size": 8, "text_length": 6})
+        machine = MachineParams.model_validate(DEFAULTS["machine"] | {"workers": workers, "cache_mb": cache_mb})
+        loaders.append(PairLoader(Prepared(root), tower, TrainParams.model_validate(train), machine))
+        return loaders[-1]
+
+    yield build
+    for loader in loaders:
+        loader.close()
+
+
+def take(loader: PairLoader, batches: int) -> list[PairBatch]:
+    return list(itertools.islice(loader, batches))
+
+
+def assert_equal(ours: list[PairBatch], theirs: list[PairBatch]) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys == b.keys
+        assert torch.equal(a.images_BCHW, b.images_BCHW)
+        assert torch.equal(a.ids_N, b.ids_N)
+        assert torch.equal(a.lengths_B, b.lengths_B)
+
+
+def test_a_batch_is_what_the_contract_says(open_loader: Loader, rows: list[dict[str, Any]]) -> None:
+    loader = open_loader()
+    tokenizer = loader._tokenizer
+    captions = {r["key"]: [tokenizer.encode([c], 6)[0] for c in r["captions"]] for r in rows}
+    for batch in take(loader, 8):
+        assert batch.images_BCHW.shape == (8, 3, 16, 16)
+        assert batch.images_BCHW.dtype == torch.float32
+        assert batch.images_BCHW.abs().max() <= 1
+        assert batch.ids_N.dtype == batch.lengths_B.dtype == torch.int64
+        assert sum(key.startswith("emoji/") for key in batch.keys) == 4
+        assert all(int(key.split("/")[1]) < 99 for key in batch.keys)
+        for key, ids in zip(batch.keys, batch.ids_N.split(batch.lengths_B.tolist()), strict=True):
+            assert ids.tolist() in captions[key]
+
+
+@pytest.mark.parametrize("workers, cache_mb", [(0, 0), (1, 16), (3, 0), (3, 16)])
+def test_batches_do_not_depend_on_workers_cache_or_threads(open_loader: Loader, workers: int, cache_mb: int) -> None:
+    expected = take(open_loader(), 9)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert_equal(take(open_loader(workers, cache_mb), 9), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 6])
+def test_resume_equals_an_undisturbed_run(open_loader: Loader, stop: int) -> None:
+    undisturbed = take(open_loader(), 9)
+    interrupted = open_loader(workers=2)
+    take(interrupted, stop)
+    state = json.loads(json.dumps(interrupted.state_dict()))
+    assert state["step"] == stop
+    resumed = open_loader(workers=1)
+    take(resumed, 2)  # a loader that has already run takes the state as well
+    resumed.load_state_dict(state)
+    assert_equal(take(resumed, 9 - stop), undisturbed[stop:])
+
+
+def test_state_of_other_sources_is_refused(open_loader: Loader) -> None:
+    state = open_loader(mixture={"emoji": 1}).state_dict()
+    with pytest.raises(UserError, match=r"state is of 1 sources, train.mixture has 2"):
+        open_loader().load_state_dict(state)
+
+
+def test_pictures_and_captions_stay_together(open_loader: Loader, rows: list[dict[str, Any]]) -> None:
+    pictures = {r["key"]: decode_uint8(r["image"], 16) for r in rows}
+    for batch in take(open_loader(crop_scale=1.0, color_jitter=0.0), 6):
+        for key, image in zip(batch.keys, batch.images_BCHW, strict=True):
+            torch.testing.assert_close(image, pictures[key] / 127.5 - 1, atol=1e-5, rtol=0)
+
+
+def test_only_labelled_rows_are_cropped(open_loader: Loader, rows: list[dict[str, Any]]) -> None:
+    pictures = {r["key"]: decode_uint8(r["image"], 16) / 127.5 - 1 for r in rows}
+    batch = next(open_loader(crop_scale=0.4, color_jitter=0.0))
+    for key, image in zip(batch.keys, batch.images_BCHW, strict=True):
+        unchanged = torch.allclose(image, pictures[key], atol=1e-5)
+        assert unchanged == key.startswith("scenes/")
+
+
+def test_augmentation_differs_between_epochs_and_seeds(open_loader: Loader) -> None:
+    first = {key: image for b in take(open_loader(), 4) for key, image in zip(b.keys, b.images_BCHW, strict=True)}
+    last = {key: image for b in take(open_loader(), 12)[8:] for key, image in zip(b.keys, b.images_BCHW, strict=True)}
+    other = {key: image for b in take(open_loader(seed=1), 4) for key, image in zip(b.keys, b.images_BCHW, strict=True)}
+    for later in (last, other):
+        shared = first.keys() & later.keys()
+        assert shared
+        assert not any(torch.equal(first[key], later[key]) for key in shared)
+
+
+def test_a_cache_too_small_for_all_keeps_the_first_rows(open_loader: Loader) -> None:
+    loader = open_loader(cache_mb=1)
+    loader._pictures._caches[False]._slot_R[:] = -1  # as if scenes did not fit
+    assert_equal(take(loader, 8), take(open_loader(), 8))
+    assert loader._pictures._caches[True]._known_R.sum() == 16
+    assert not loader._pictures._caches[False]._known_R.any()
+
+
+def test_an_unknown_source_is_named(open_loader: Loader) -> None:
+    with pytest.raises(
+        UserError, match=r"train.mixture.folder: the prepared set has no training rows .*; it has some of emoji, scenes"
+    ):
+        open_loader(mixture={"folder": 1, "emoji": 1})
+    assert len(next(open_loader(mixture={"folder": 0, "emoji": 1})).keys) == 8
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_picture_raises_in_the_consumer(
+    make_prepared: Callable[..., Path], make_row: Callable[..., dict[str, Any]], workers: int
+) -> None:
+    rows = [make_row("emoji", i, [f"name {i}"]) for i in range(8)]
+    rows[5]["image"] = rows[5]["image"][:60]
+    tower = TowerParams.model_validate(DEFAULTS["model"]["tower"])
+    train = TrainParams.model_validate(DEFAULTS["train"] | {"batch": 2, "mixture": {"emoji": 1}})
+    machine = MachineParams.model_validate(DEFAULTS["machine"] | {"workers": workers})
+    with (
+        closing(PairLoader(Prepared(make_prepared(rows)), tower, train, machine)) as loader,
+        pytest.raises(UserError, match=r"training picture 'emoji/5' cannot be decoded"),
+    ):
+        take(loader, 4)
+
+
+def test_close_ends_the_threads_and_the_callers_thread_count_stays(open_loader: Loader) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        loader = open_loader(workers=2)
+        next(loader)
+        assert torch.get_num_threads() == 2
+        seen: list[int] = []
+        fresh = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        fresh.start()
+        fresh.join()
+        assert seen == [2]
+        assert {loader._pool.submit(torch.get_num_threads).result() for _ in range(4)} == {1}
+        loader.close()
+        assert not [t for t in threading.enumerate() if t.name.startswith("limoe-loader")]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_mean_brightness_of_jittered_scenes_stays_that_of_the_pictures(open_loader: Loader, rows: list[dict[str, Any]]) -> None:
+    pictures = np.mean([decode_uint8(r["image"], 16).numpy() for r in rows if r["source"] == "scenes"]) / 127.5 - 1
+    batches = take(open_loader(mixture={"scenes": 1}, color_jitter=0.2), 30)
+    assert abs(float(torch.stack([b.images_BCHW for b in batches]).mean()) - pictures) < 0.05
