@@ -30,7 +30,9 @@ class Prepared:
             raise UserError(f"{root}: no prepared set here ({MANIFEST} is missing); run `limoe prepare` first")
         self.manifest: dict[str, Any] = files.read_json(root / MANIFEST)
         if not isinstance(self.manifest, dict) or self.manifest.get("version") != VERSION:
-            raise UserError(f"{root / MANIFEST}: not the manifest of a prepared set of version {VERSION}; run `limoe prepare` again")
+            raise UserError(
+                f"{root / MANIFEST}: not the manifest of a prepared set of version {VERSION}; run `limoe prepare` again"
+            )
 
     @cached_property
     def hash(self) -> str:
@@ -56,13 +58,15 @@ class Prepared:
         return dict(self._split(split)["sources"])
 
     def table(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of `split` (columns of schema.SCHEMA, all by default), in shard order; UserError names the splits there are."""
+        """Rows of `split` (columns of schema.SCHEMA, all by default), in shard order; UserError names the splits there are."""
         shards = [self.root / shard["file"] for shard in self._split(split)["shards"]]
         wanted = None if columns is None else list(columns)
         try:
             return pa.concat_tables([pq.read_table(shard, columns=wanted, partitioning=None) for shard in shards])
         except FileNotFoundError as error:
-            raise UserError(f"{self.root}: a shard that {MANIFEST} lists is missing ({error}); run `limoe prepare` again") from None
+            raise UserError(
+                f"{self.root}: a shard that {MANIFEST} lists is missing ({error}); run `limoe prepare` again"
+            ) from None
         except pa.ArrowInvalid as error:
             raise UserError(f"{self.root}: a shard of {split!r} is broken ({error}); run `limoe prepare` again") from None
 
