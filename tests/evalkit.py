@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from limoe.config import Params
 from limoe.data.schema import SCHEMA
+from limoe.data.tokenizer import Tokenizer
+from limoe.data.transforms import Preprocess
 from limoe.evals.encoder import Encoder
 from limoe.evals.sets import EvalSet
+from limoe.files import sha256_file, write_json
+from limoe.model.io import ModelConfig, build_model, save_model
 
 PIXELS = (3, 2, 2)
 
@@ -85,10 +95,6 @@ def slow_ranks(scores: np.ndarray, positives: Sequence[set[int]]) -> list[int]:
 
 def prepared_rows(split: str, count: int, source: str = "emoji", labels: bool = True) -> pa.Table:
     """Rows of a prepared split; picture i is a PNG of one colour."""
-    from io import BytesIO
-
-    from PIL import Image
-
     rows = []
     for number in range(count):
         buffer = BytesIO()
@@ -108,3 +114,58 @@ def prepared_rows(split: str, count: int, source: str = "emoji", labels: bool = 
             }
         )
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def write_prepared(root: Path, splits: dict[str, pa.Table]) -> Path:
+    """A prepared set of these splits, with a small tokenizer trained on all their captions."""
+    root.mkdir(parents=True)
+    texts = [text for table in splits.values() for captions in table["captions"].to_pylist() for text in captions]
+    Tokenizer.train(texts, "bpe", 96).save(root / "tokenizer.json")
+    manifest: dict[str, Any] = {"version": 1, "splits": {}, "tokenizer": {"sha256": sha256_file(root / "tokenizer.json")}}
+    for split, table in splits.items():
+        name = f"{split}-00000.parquet"
+        pq.write_table(table, root / name)
+        shard = {"file": name, "rows": table.num_rows, "sha256": sha256_file(root / name)}
+        manifest["splits"][split] = {"rows": table.num_rows, "shards": [shard], "sources": {"emoji": table.num_rows}}
+    write_json(root / "manifest.json", manifest)
+    return root
+
+
+def write_model(folder: Path, tokenizer: Path, params: Params, kind: str = "limoe", seed: int = 0) -> Path:
+    """An untrained model directory of the tiny tower that `params` describes."""
+    known = Tokenizer.load(tokenizer)
+    config = ModelConfig(
+        kind=kind,
+        tower=params.model.tower,
+        moe=params.model.moe if kind == "limoe" else None,
+        clip=params.model.clip if kind == "clip" else None,
+        text_width=16 if kind == "clip" else None,
+        vocab_size=known.vocab_size,
+        eos_id=known.eos_id,
+        init_scale=10.0,
+    )
+    torch.manual_seed(seed)
+    save_model(folder, config, build_model(config), tokenizer, Preprocess(params.model.tower.image_size).to_dict())
+    return folder
+
+
+TINY = (
+    "model.tower.image_size=8",
+    "model.tower.patch_size=4",
+    "model.tower.text_length=8",
+    "model.tower.width=16",
+    "model.tower.depth=2",
+    "model.tower.heads=2",
+    "model.tower.embed_dim=8",
+    "model.moe.experts=2",
+    "evaluate.batch=4",
+    "evaluate.chunk=4",
+    "compare.bootstrap=100",
+    "machine.tracking=none",
+    "machine.device=cpu",
+)
+
+
+def tiny_params(*overrides: str) -> Params:
+    """params.yaml with a tower that runs in milliseconds."""
+    return Params.load(Path(__file__).parents[1] / "params.yaml", (*TINY, *overrides))

@@ -19,7 +19,9 @@ from limoe.evals.sets import EvalSet
 class TwoModalities(Protocol):
     """What every contestant offers (open_clip's shape)."""
 
-    logit_scale: Tensor
+    @property
+    def logit_scale(self) -> Tensor:
+        """Log of what cosines are multiplied with, a scalar."""
 
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
         """(B, D) float32 embeddings of preprocessed pictures."""

@@ -1,0 +1,135 @@
+"""The evaluate stage on tiny models and a tiny prepared set: its files, that it repeats itself, and what it refuses."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from evalkit import prepared_rows, tiny_params, write_model, write_prepared
+
+from limoe.config import Paths
+from limoe.data.prepared import Prepared
+from limoe.errors import UserError
+from limoe.evals.sets import ITEM_SCHEMA
+from limoe.files import sha256_file
+from limoe.stages import evaluate
+
+KINDS = ("limoe", "dense", "clip")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    paths, params = Paths(root), tiny_params()
+    write_prepared(
+        paths.prepared,
+        {
+            "train": prepared_rows("train", 4),
+            "val": prepared_rows("val", 9),
+            "unseen-style": prepared_rows("unseen-style", 6),
+            "test-scenes": prepared_rows("test-scenes", 7, "scenes", labels=False),
+        },
+    )
+    for kind in KINDS:
+        write_model(paths.model(kind), paths.prepared / "tokenizer.json", params, kind)
+        evaluate.run(params, paths, kind)
+    return params, paths
+
+
+def read(paths, kind, name):
+    return json.loads((paths.evaluate(kind) / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_contestant_is_scored_on_every_split_but_training(project, kind):
+    _, paths = project
+    rows = read(paths, kind, "results.json")
+    assert list(dict.fromkeys(row["set"] for row in rows)) == ["unseen-style", "unseen-style/no-skin-tones", "test-scenes", "val"]
+    counts = {(row["set"], row["metric"]): row["n"] for row in rows}
+    assert counts["val", "top1"] == counts["val", "i2t_r1"] == 9
+    assert counts["val", "t2i_r1"] == 18
+    assert counts["unseen-style", "chance"] == 6
+    assert ("test-scenes", "top1") not in counts
+    assert all(0 <= row["value"] <= 1 or row["metric"] == "per_class" for row in rows)
+
+
+def test_what_dvc_shows_is_small_and_agrees_with_the_whole(project):
+    _, paths = project
+    rows = {(row["set"], row["metric"]): row["value"] for row in read(paths, "limoe", "results.json")}
+    shown = read(paths, "limoe", "metrics.json")
+    assert sum(map(len, shown.values())) <= 12
+    assert set(shown["test-scenes"]) == {"i2t_r1", "t2i_r1"}
+    assert all(rows[name, metric] == value for name, metrics in shown.items() for metric, value in metrics.items())
+
+
+def test_the_score_is_the_mean_of_its_items(project):
+    _, paths = project
+    table = pq.read_table(paths.evaluate("clip") / "items.parquet")
+    assert table.schema.equals(ITEM_SCHEMA)
+    items = table.to_pylist()
+    for row in read(paths, "clip", "results.json"):
+        mine = [item["value"] for item in items if (item["set"], item["metric"]) == (row["set"], row["metric"])]
+        if mine:
+            assert (len(mine), sum(mine) / len(mine)) == (row["n"], pytest.approx(row["value"], abs=1e-6))
+    assert {item["key"] for item in items if item["metric"] == "top1" and item["set"] == "val"} == {
+        f"emoji/twemoji/{0x1F600 + number:X}" for number in range(9)
+    }
+
+
+def test_provenance_names_data_weights_and_settings(project):
+    params, paths = project
+    source = read(paths, "dense", "provenance.json")
+    assert source["data"] == sha256_file(paths.prepared / "manifest.json")
+    assert source["weights"] == sha256_file(paths.model("dense") / "model.safetensors")
+    assert source["evaluate"] == params.evaluate.model_dump(mode="json")
+
+
+def test_outs_repeat_byte_by_byte_and_hold_no_clock(project):
+    params, paths = project
+    before = {path.name: path.read_bytes() for path in paths.evaluate("limoe").iterdir()}
+    threads = torch.get_num_threads()
+    evaluate.run(params, paths, "limoe")
+    assert {path.name: path.read_bytes() for path in paths.evaluate("limoe").iterdir()} == before
+    assert set(before) == {"metrics.json", "results.json", "provenance.json", "items.parquet"}
+    assert torch.get_num_threads() == threads
+    timing = json.loads(paths.timing("evaluate-limoe").read_text(encoding="utf-8"))
+    assert timing["seconds"] >= 0
+    assert timing["device"] == "cpu"
+
+
+@pytest.mark.parametrize("override", ["evaluate.batch=1", "evaluate.batch=64", "evaluate.chunk=64"])
+def test_no_score_depends_on_batch_or_chunk(project, override, tmp_path):
+    _, paths = project
+    encoder = evaluate.open_encoder(paths.model("limoe"), tiny_params(override).evaluate, torch.device("cpu"))
+    outcomes = evaluate.score(encoder, Prepared(paths.prepared), tiny_params(override).evaluate)
+    rows = {(row["set"], row["metric"]): row["value"] for row in read(paths, "limoe", "results.json")}
+    for outcome in outcomes:
+        for found in outcome.scores():
+            assert found.value == pytest.approx(rows[outcome.set, found.metric], abs=1e-5)
+
+
+def test_a_model_with_another_tokenizer_is_refused(project, tmp_path):
+    params, _ = project
+    other = Paths(tmp_path)
+    write_prepared(other.prepared, {"val": prepared_rows("val", 3)})
+    write_model(other.model("limoe"), other.prepared / "tokenizer.json", params)
+    tokenizer = other.model("limoe") / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="its tokenizer is not that of"):
+        evaluate.run(params, other, "limoe")
+    assert not other.evaluate("limoe").exists()
+
+
+def test_nothing_to_score_is_an_error(project, tmp_path):
+    params, _ = project
+    other = Paths(tmp_path)
+    write_prepared(other.prepared, {"train": prepared_rows("train", 3)})
+    write_model(other.model("limoe"), other.prepared / "tokenizer.json", params)
+    with pytest.raises(UserError, match="nothing to evaluate on"):
+        evaluate.run(params, other, "limoe")
+
+
+def test_a_missing_model_is_named(project, tmp_path):
+    params, paths = project
+    with pytest.raises(UserError, match="no such file"):
+        evaluate.provenance(Prepared(paths.prepared), tmp_path, params.evaluate)
