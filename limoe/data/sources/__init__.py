@@ -10,12 +10,14 @@ from limoe.config import Paths, PrepareParams
 from limoe.data.sources.base import Candidate, Rejected, Source, fraction
 from limoe.data.sources.emoji import EmojiSource
 from limoe.data.sources.packages import Package, check_packages, write_packages
+from limoe.data.sources.scenes import ScenesSource
 from limoe.errors import UserError
 
 __all__ = ["SOURCES", "Candidate", "Rejected", "Source", "build", "check_sources", "fraction", "write_sources"]
 
 SOURCES: dict[str, type[Source]] = {
     "emoji": EmojiSource,
+    "scenes": ScenesSource,
 }
 
 
