@@ -126,8 +126,10 @@ def _bpe(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipeline:
 
 def _unigram(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipeline:
     """A unigram language model (Kudo 2018), trained by SentencePiece and written as a `tokenizers` file."""
-    import sentencepiece
-
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UserError("prepare.tokenizer.kind = unigram needs the package sentencepiece; install it, or choose bpe") from None
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(captions),

@@ -9,6 +9,7 @@ from typing import Any
 from limoe.config import Paths, PrepareParams
 from limoe.data.sources.base import Candidate, Rejected, Source, fraction
 from limoe.data.sources.emoji import EmojiSource
+from limoe.data.sources.folder import FolderSource
 from limoe.data.sources.packages import Package, check_packages, write_packages
 from limoe.data.sources.scenes import ScenesSource
 from limoe.errors import UserError
@@ -17,6 +18,7 @@ __all__ = ["SOURCES", "Candidate", "Rejected", "Source", "build", "check_sources
 
 SOURCES: dict[str, type[Source]] = {
     "emoji": EmojiSource,
+    "folder": FolderSource,
     "scenes": ScenesSource,
 }
 
