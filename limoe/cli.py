@@ -1,0 +1,230 @@
+"""`limoe ...`: one subcommand a stage, and the tools a person uses. No logic: each ends in the function that does the work.
+
+Exit codes: 0, 2 for a mistake of the user's, 1 for anything else, 130 for an interruption; always with one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from limoe.config import Contestant, Params, Paths
+from limoe.errors import UserError
+from limoe.files import write_json
+
+Kind = Literal["user", "machine", "bug"]
+EXIT_CODES: dict[Kind, int] = {"user": 2, "machine": 1, "bug": 1}
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+NEXT = {
+    "prepare": "limoe balance",
+    "balance": "limoe train limoe (then dense and clip)",
+    "train": "limoe evaluate {contestant}",
+    "evaluate": "limoe compare, once every contestant has been evaluated",
+    "compare": "open report/report.html",
+}
+STAGES, TOOLS = "Stages, in their order (`dvc repro` runs those that are stale)", "Tools"
+
+app = typer.Typer(
+    help="LIMoE: one sparse tower for pictures and captions, beside a dense tower and CLIP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters; the other files lie beside it.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Who = Annotated[Contestant, typer.Argument(help="Which model.")]
+DEFAULT_PARAMS = Path("params.yaml")
+
+
+@app.command(rich_help_panel=STAGES)
+def prepare(params: ParamsFile = DEFAULT_PARAMS, overrides: Overrides = None, debug: Debug = False) -> None:
+    """1. Pictures and captions -> data/prepared: shards, tokenizer, manifest, rejected rows."""
+    run_stage("prepare", None, params, overrides, debug)
+
+
+@app.command(rich_help_panel=STAGES)
+def balance(params: ParamsFile = DEFAULT_PARAMS, overrides: Overrides = None, debug: Debug = False) -> None:
+    """2. How many tokens each modality brings, and what follows for routing -> runs/balance."""
+    run_stage("balance", None, params, overrides, debug)
+
+
+@app.command(rich_help_panel=STAGES)
+def train(contestant: Who, params: ParamsFile = DEFAULT_PARAMS, overrides: Overrides = None, debug: Debug = False) -> None:
+    """3. Train one contestant (limoe, dense, clip) -> runs/train/CONTESTANT."""
+    run_stage("train", contestant, params, overrides, debug)
+
+
+@app.command(rich_help_panel=STAGES)
+def evaluate(contestant: Who, params: ParamsFile = DEFAULT_PARAMS, overrides: Overrides = None, debug: Debug = False) -> None:
+    """4. Score it on the validation and test sets -> runs/evaluate/CONTESTANT."""
+    run_stage("evaluate", contestant, params, overrides, debug)
+
+
+@app.command(rich_help_panel=STAGES)
+def compare(params: ParamsFile = DEFAULT_PARAMS, overrides: Overrides = None, debug: Debug = False) -> None:
+    """5. One table and its plots, with intervals and paired tests -> report."""
+    run_stage("compare", None, params, overrides, debug)
+
+
+@app.command(rich_help_panel=TOOLS)
+def doctor(
+    params: ParamsFile = DEFAULT_PARAMS,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """What this machine has, and what is missing; exit code 1 if something required is."""
+    from limoe.doctor import as_table, examine
+
+    with reporting(debug):
+        findings = examine(params.parent)
+        if as_json:
+            print(json.dumps([vars(finding) for finding in findings], indent=2))
+        else:
+            _rich_print(as_table(findings))
+        missing = [finding.name for finding in findings if finding.ok is False]
+        if missing:
+            raise UserError(f"missing here: {', '.join(missing)}")
+
+
+@app.command(name="params", rich_help_panel=TOOLS)
+def show_params(
+    params: ParamsFile = DEFAULT_PARAMS,
+    overrides: Overrides = None,
+    overlay: Annotated[Path | None, typer.Option(help="First merge this file into the parameters' file.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show the parameters as they are understood; with --overlay, change their file (comments stay)."""
+    import yaml
+
+    from limoe.overlay import merge_overlay
+
+    with reporting(debug):
+        if overlay is not None:
+            merge_overlay(params, overlay)
+        resolved = Params.load(params, tuple(overrides or ()))
+        print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+        _next("dvc repro")
+
+
+@app.command(rich_help_panel=TOOLS)
+def sources(
+    params: ParamsFile = DEFAULT_PARAMS,
+    write: Annotated[bool, typer.Option("--write", help="Record what is installed.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Whether the packaged data are what data/sources.yaml says; with --write, make it say what is installed."""
+    from limoe.data.sources import check_sources, write_sources
+
+    with reporting(debug):
+        settings, paths = Params.load(params).prepare, Paths(params.parent)
+        if write:
+            write_sources(settings, paths)
+        for name, facts in check_sources(settings, paths).items():
+            print(f"{name} {facts['version']}: as {paths.sources} says")
+
+
+@app.command(rich_help_panel=TOOLS)
+def deps(
+    dvc_yaml: Annotated[Path, typer.Option("--file", help="The pipeline.")] = Path("dvc.yaml"),
+    write: Annotated[bool, typer.Option("--write", help="Put the file right.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Whether each stage in dvc.yaml depends on exactly the code that it imports."""
+    from limoe.deps import stale_stages
+
+    with reporting(debug):
+        stale = ", ".join(stale_stages(dvc_yaml, write))
+        if stale and not write:
+            raise UserError(f"{dvc_yaml}: the code deps of {stale} are not what they import; run limoe deps --write")
+        print(f"{dvc_yaml}: {f'code deps of {stale} rewritten' if stale else 'every code dep is right'}")
+
+
+def run_stage(name: str, contestant: Contestant | None, params: Path, overrides: list[str] | None, debug: bool) -> None:
+    """Read the parameters and call `limoe.stages.NAME.run`; a failure leaves its kind and sentence in `paths.error`."""
+    paths = Paths(params.parent)
+    label = name if contestant is None else f"{name}-{contestant}"
+    with reporting(debug, paths.error(label) if params.is_file() else None):
+        resolved = Params.load(params, tuple(overrides or ()))  # before the imports, which take seconds
+        stage = importlib.import_module(f"limoe.stages.{name}")
+        stage.run(resolved, paths, *(() if contestant is None else (contestant,)))
+        _next(NEXT[name].format(contestant=contestant))
+
+
+@contextmanager
+def reporting(debug: bool, error_file: Path | None = None) -> Iterator[None]:
+    """Turn whatever the body raises into one sentence on stderr and an exit code, kept in `error_file` for who started us."""
+    try:
+        if error_file is not None:
+            error_file.unlink(missing_ok=True)
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: run it again and it goes on from its last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        kind, sentence = diagnose(error)
+        if debug:
+            traceback.print_exc()
+        print(f"error: {sentence}", file=sys.stderr)
+        if error_file is not None:
+            with suppress(OSError):  # on a full disk the sentence above must do
+                write_json(error_file, {"kind": kind, "sentence": sentence})
+        raise SystemExit(EXIT_CODES[kind]) from None
+
+
+def diagnose(error: BaseException) -> tuple[Kind, str]:
+    """Whose fault an exception is, and a sentence for a person: the user's, the machine's (worth a retry), or a bug."""
+    if isinstance(error, UserError):
+        return "user", str(error)
+    text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("limoe"):
+        return "user", f"the package {error.name} is not installed: pip install -c constraints.txt -e ."
+    cause = _machine_cause(error)
+    where = f" ({cause.filename})" if isinstance(cause, OSError) and cause.filename else ""
+    if "No space left on device" in text or (isinstance(cause, OSError) and cause.errno in FULL):
+        return "machine", f"no space left on the disk{where}: free some and run again; everything already written is valid"
+    if isinstance(cause, OSError) and cause.errno in CLOSED:
+        return "machine", f"not permitted{where}: {cause.strerror}; everything already written is valid"
+    if isinstance(cause, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "machine", f"not enough memory: lower train.batch, evaluate.batch or machine.cache_mb ({text})"
+    if cause is not None:
+        return "machine", f"{type(error).__name__}: {text}"
+    return "bug", f"{type(error).__name__}: {text}; this is a bug, and --debug shows where"
+
+
+def _machine_cause(error: BaseException | None) -> OSError | MemoryError | None:
+    """The failure of the machine that lies behind an exception, if one does."""
+    while error is not None:
+        if isinstance(error, OSError | MemoryError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _rich_print(renderable: object) -> None:
+    from rich.console import Console
+
+    Console().print(renderable)
+
+
+def _next(step: str) -> None:
+    print(f"next: {step}", file=sys.stderr)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The code that each stage in dvc.yaml depends on: what it imports, so that an edit reruns what it touches and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from limoe.files import write_text
+from limoe.overlay import dump_document, load_document
+from limoe.provenance import code_files
+
+CODE = "limoe/"
+
+
+def stale_stages(dvc_yaml: Path, write: bool = False) -> list[str]:
+    """The stages whose code deps are not what `limoe.stages.STAGE` imports; with `write`, the file is put right."""
+    document = load_document(dvc_yaml)
+    stale = []
+    for name, stage in document["stages"].items():
+        deps = stage.get("do", stage)["deps"]
+        wanted = [*(dep for dep in deps if not is_code(dep)), *code_files(f"limoe.stages.{name}")]
+        if list(deps) != wanted:
+            stale.append(str(name))
+            deps.clear()
+            deps.extend(wanted)
+    if stale and write:
+        write_text(dvc_yaml, dump_document(document))
+    return stale
+
+
+def is_code(dep: Any) -> bool:
+    """Whether a dep of dvc.yaml is a file of this package."""
+    return str(dep).startswith(CODE)
