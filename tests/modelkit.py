@@ -25,12 +25,12 @@ def moe(**changes) -> MoeParams:
     return MoeParams.model_validate(values | changes | {"aux_weights": weights})
 
 
-def batch(pairs: int = 8, seed: int = 0, longest: int = 6, size: int = 16, dtype=torch.float32) -> PairBatch:
+def batch(pairs: int = 8, seed: int = 0, longest: int = 6, shortest: int = 1, dtype=torch.float32) -> PairBatch:
     generator = torch.Generator().manual_seed(seed)
-    lengths_B = torch.randint(1, longest + 1, (pairs,), generator=generator)
+    lengths_B = torch.randint(shortest, longest + 1, (pairs,), generator=generator)
     ids_N = torch.randint(2, VOCAB, (int(lengths_B.sum()),), generator=generator)
     ids_N[lengths_B.cumsum(0) - 1] = EOS
-    images = torch.randn(pairs, 3, size, size, generator=generator, dtype=torch.float64).to(dtype)
+    images = torch.randn(pairs, 3, 16, 16, generator=generator, dtype=torch.float64).to(dtype)
     return PairBatch(images, ids_N, lengths_B, tuple(f"pair{i}" for i in range(pairs)))
 
 

@@ -3,7 +3,8 @@
 Axes: B pairs, L text context, V embedding width, C colour channels, H height, W width in px.
 
 open_clip pools text at the *highest token id* by default, which is wrong with another tokenizer: we pool at end of text. Its
-text tower is causal, so that padding after the end of text changes nothing; it runs over the whole padded context, and that is counted.
+text tower is causal, so that padding after the end of text changes nothing; it runs over the whole padded context, which is
+counted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Forward FLOPs and parameters, in closed form: one function, checked against torch's counter on the plain kernels.
 
-A multiply-add is two FLOPs. Only matrix products count (norms, softmax and GELU are below 2% at our sizes); the mean over captions
-is taken over `lengths`, since attention grows with their square. Dropped tokens are not subtracted: what is counted is the budget.
+A multiply-add is two FLOPs. Only matrix products count (norms, softmax and GELU are below 2% at our sizes); the mean over
+captions is taken over `lengths`, since attention grows with their square. Dropped tokens are not subtracted: the budget counts.
 """
 
 from __future__ import annotations

@@ -33,12 +33,16 @@ class Output:
 
 
 class Limoe(nn.Module):
-    """The tower, a linear projection for each modality, and the learned temperature (stored as the log of the logit scale)."""
+    """The tower, a linear projection for each modality, and the learned temperature (stored as the log of the logit scale).
 
-    def __init__(self, tower: TowerParams, moe: MoeParams | None, vocab_size: int, init_scale: float = 10.0) -> None:
+    moe: None for the dense tower. bucket: in training the stream is padded to a multiple of it, which changes no result.
+    """
+
+    def __init__(self, tower: TowerParams, moe: MoeParams | None, vocab_size: int, init_scale: float = 10.0, bucket: int = 1) -> None:
         super().__init__()
         self.tower = tower
         self.group_pairs = 0 if moe is None else moe.group_pairs
+        self.bucket = bucket
         self.patch = nn.Linear(COLOURS * tower.patch_size**2, tower.width)
         self.token = nn.Embedding(vocab_size, tower.width)
         self.image_position = nn.Parameter(torch.empty(tower.image_tokens, tower.width))
@@ -69,9 +73,9 @@ class Limoe(nn.Module):
     def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:
         """Embed a batch of pairs, both modalities in one stream. `noise` is needed in training if the router has noise."""
         images = len(batch.images_BCHW)
-        layout = Layout.of(images, self.tower.image_tokens, batch.lengths_B, batch.ids_N.device, group_pairs=self.group_pairs)
+        layout = Layout.of(images, self.tower.image_tokens, batch.lengths_B, batch.ids_N.device, self.group_pairs, self.bucket)
         x_TD = torch.cat([self.embed_images(batch.images_BCHW), self.embed_text(batch.ids_N, layout)])
-        x_TD, routings = self.encoder(x_TD, layout, noise)
+        x_TD, routings = self.encoder(F.pad(x_TD, (0, 0, 0, layout.padding)), layout, noise)
         return Output(self.pool_images(x_TD, layout), self.pool_text(x_TD, layout), layout, routings)
 
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:

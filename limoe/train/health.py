@@ -105,7 +105,7 @@ class RoutingMeter:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state, for a checkpoint in the middle of an interval."""
-        return {str(layer): {name: x.tolist() for name, x in vars(counts).items()} for layer, counts in self._layers.items()}
+        return {str(layer): {name: x.tolist() for name, x in vars(sums).items()} for layer, sums in self._layers.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""

@@ -134,7 +134,6 @@ class Trainer:
             start = time.perf_counter()
             rate = learning_rate(self.step, self.train)
             objective, norm = self._backward(next(self.loader).to(self.device), rate)
-            self.meter.add(objective.output.routings, objective.output.layout)
             self.step += 1
             self.step_seconds.append(time.perf_counter() - start)
             if self.step % self.train.log_every == 0 or self.step == self.train.steps:
@@ -153,6 +152,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
+            self.meter.add(objective.output.routings, objective.output.layout)
             with torch.no_grad():
                 self.model.logit_scale.clamp_(0, MAX_LOG_SCALE)  # type: ignore[operator]
         return objective, norm

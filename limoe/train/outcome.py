@@ -36,9 +36,9 @@ def final_metrics(rows: list[dict[str, Any]], steps: int) -> dict[str, float]:
     last = [row for row in rows if row["step"] > steps - LAST_STEPS] or rows[-1:]
     metrics = {name: statistics.fmean(row[name] for row in last) for name in SCALARS if all(name in row for row in last)}
     for figure in WORST_LAYER:
-        layers = [name for name in rows[-1] if name.endswith(f"/{figure}")]
+        layers = {name for row in last for name in row if name.endswith(f"/{figure}")}
         if layers:
-            metrics[f"{figure}_min"] = min(statistics.fmean(row[name] for row in last) for name in layers)
+            metrics[f"{figure}_min"] = min(statistics.fmean(row[name] for row in last if name in row) for name in layers)
     return metrics | {"skipped_steps": rows[-1]["skipped_steps"]}
 
 

@@ -26,6 +26,8 @@ def test_equals_the_slow_one_and_is_not_symmetric_by_accident():
     generator = torch.Generator().manual_seed(0)
     image, text = (F.normalize(torch.randn(6, 5, generator=generator, dtype=torch.float64), dim=1) for _ in range(2))
     scale = torch.tensor(4.0, dtype=torch.float64)
-    assert softmax_contrastive(image, text, scale).item() == pytest.approx(reference.contrastive(image.tolist(), text.tolist(), 4.0))
+    assert softmax_contrastive(image, text, scale).item() == pytest.approx(
+        reference.contrastive(image.tolist(), text.tolist(), 4.0)
+    )
     one_way = F.cross_entropy(4 * image @ text.T, torch.arange(6))
     assert abs(one_way - softmax_contrastive(image, text, scale)) > 1e-4

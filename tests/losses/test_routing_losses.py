@@ -69,7 +69,9 @@ def test_the_threshold_is_a_floor_and_not_a_target():
 
 
 @settings(max_examples=40, deadline=None)
-@given(experts=st.integers(2, 6), pairs=st.integers(1, 4), groups=st.integers(1, 3), k=st.integers(1, 2), seed=st.integers(0, 9999))
+@given(
+    experts=st.integers(2, 6), pairs=st.integers(1, 4), groups=st.integers(1, 3), k=st.integers(1, 2), seed=st.integers(0, 9999)
+)
 def test_terms_equal_the_slow_ones(experts, pairs, groups, k, seed):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 4, (pairs * groups,), generator=generator)

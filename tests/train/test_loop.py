@@ -1,0 +1,151 @@
+"""The loop: a resumed training is the undisturbed one, bit by bit; the objective is what it says; bad steps are skipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from modelkit import PARAMS, VOCAB, batch, moe, tower
+
+from limoe.errors import UserError
+from limoe.model.limoe import Limoe
+from limoe.model.tokens import PairBatch
+from limoe.train.loop import MAX_LOG_SCALE, Trainer
+from limoe.train.optim import optimizer_tensors
+from limoe.train.outcome import final_metrics, timing, write_journals
+from limoe.train.step import ContrastiveTask
+
+RECIPE = {"steps": 9, "batch": 8, "warmup": 2, "checkpoint_every": 4, "log_every": 3, "lr": 0.01, "max_bad_steps": 3}
+
+
+class Batches:
+    """Random batches named by their number; `broken` ones hold a NaN."""
+
+    def __init__(self, broken: set[int] = frozenset()) -> None:
+        self.number, self.broken = 0, broken
+
+    def __next__(self) -> PairBatch:
+        pairs = batch(seed=self.number)
+        if self.number in self.broken:
+            pairs = dataclasses.replace(pairs, images_BCHW=pairs.images_BCHW * float("nan"))
+        self.number += 1
+        return pairs
+
+    def state_dict(self):
+        return {"number": self.number}
+
+    def load_state_dict(self, state):
+        self.number = state["number"]
+
+
+class Killed(Exception):
+    pass
+
+
+def trainer(folder, kind="limoe", loader=None, rows=None, **changes) -> Trainer:
+    torch.manual_seed(0)
+    params = moe() if kind == "limoe" else None
+    model = Limoe(tower(), params, VOCAB)
+    train = type(PARAMS.train).model_validate(PARAMS.train.model_dump() | RECIPE | changes)
+    task = ContrastiveTask(model, params, seed=0, precision=torch.float32)
+    handed = [] if rows is None else rows
+    return Trainer(task, loader or Batches(), train, folder, lambda row: None, lambda new: handed.append(new)).resume()
+
+
+def state(run: Trainer) -> dict[str, torch.Tensor]:
+    return {**run.model.state_dict(), **optimizer_tensors(run.optimizer, run.model)}
+
+
+def without_times(run: Trainer) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "time"} for row in run.metrics.rows()]
+
+
+@pytest.mark.parametrize("killed_after", [1, 3, 4, 5, 8])
+def test_resumed_equals_undisturbed(tmp_path, killed_after):
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+
+    class Mortal(Batches):
+        def __next__(self):
+            if self.number == killed_after:
+                raise Killed
+            return super().__next__()
+
+    with pytest.raises(Killed):
+        trainer(tmp_path / "torn", loader=Mortal()).run()
+    rows = []
+    torn = trainer(tmp_path / "torn", rows=rows)
+    assert torn.step == killed_after // 4 * 4
+    torn.run()
+    for name, tensor in state(whole).items():
+        assert torch.equal(state(torn)[name], tensor), name
+    assert without_times(torn) == without_times(whole)
+    assert torn.routing.rows() == whole.routing.rows()
+    assert rows[-1] == torn.metrics.rows()  # the tracker gets every row, with the times at which they were made
+
+
+def test_rows_tell_what_was_minimised(tmp_path):
+    run = trainer(tmp_path)
+    run.run()
+    for row in run.metrics.rows():
+        assert row["loss"] == pytest.approx(row["contrastive"] + row["auxiliary"], rel=1e-5)
+        assert 0 <= row["block1/text_placed"] <= 1
+    assert [row["step"] for row in run.metrics.rows()] == [3, 6, 9]
+    tokens = {(r["step"], r["modality"]): r["tokens"] for r in run.routing.rows()}
+    assert tokens[3, "image"] == 3 * 8 * 4  # three steps of 8 pairs of 4 patches
+    assert tokens[3, "text"] == sum(int(batch(seed=i).lengths_B.sum()) for i in range(3))
+
+
+def test_a_dense_model_has_no_auxiliary_term(tmp_path):
+    run = trainer(tmp_path, kind="dense")
+    run.run()
+    assert "auxiliary" not in run.metrics.rows()[0]
+    assert run.routing.rows() == []
+
+
+def test_a_bad_batch_is_skipped_and_counted(tmp_path):
+    run = trainer(tmp_path, loader=Batches({4}))
+    run.run()
+    assert run.metrics.rows()[-1]["skipped_steps"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in state(run).values())
+    assert all("NaN" not in line for line in run.metrics.path.read_text().splitlines())
+
+
+def test_bad_batches_without_end_stop_the_training(tmp_path):
+    run = trainer(tmp_path, loader=Batches({4, 5, 6}))
+    with pytest.raises(UserError, match="diverged: at step 6"):
+        run.run()
+
+
+def test_the_temperature_is_bounded(tmp_path):
+    run = trainer(tmp_path)
+    with torch.no_grad():
+        run.model.logit_scale.fill_(10.0)
+    run.run()
+    assert run.model.logit_scale.item() <= MAX_LOG_SCALE + 1e-6
+
+
+def test_final_metrics_are_means_of_the_last_fifty_steps():
+    rows = [
+        {"step": step, "loss": float(step), "block1/text_placed": 0.9, "block3/text_placed": 0.5, "skipped_steps": 0}
+        for step in range(10, 110, 10)
+    ]
+    metrics = final_metrics(rows, 100)
+    assert metrics == {
+        "loss": pytest.approx((60 + 70 + 80 + 90 + 100) / 5),
+        "text_placed_min": pytest.approx(0.5),
+        "skipped_steps": 0,
+    }
+
+
+def test_journals_leave_no_time_of_day(tmp_path):
+    run = trainer(tmp_path)
+    run.run()
+    (tmp_path / "out").mkdir()
+    rows = write_journals(tmp_path / "out", run)
+    assert rows == without_times(run)
+    assert [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()] == rows
+    assert len(final_metrics(rows, 9)) <= 12
+    assert timing(run)["steps"] == 9
