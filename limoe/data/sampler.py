@@ -79,9 +79,9 @@ def mixture_counts(mixture: Mapping[str, float], batch: int) -> dict[str, int]:
     return counts
 
 
-def comparable(captions: Sequence[str]) -> frozenset[str]:
-    """A record's captions as they are compared: folded as the tokenizer folds them (NFKC, lower case, white space collapsed)."""
-    return frozenset(" ".join(unicodedata.normalize("NFKC", caption).lower().split()) for caption in captions)
+def fold(caption: str) -> str:
+    """`caption` as captions are compared: as the tokenizer folds them (NFKC, lower case, white space collapsed)."""
+    return " ".join(unicodedata.normalize("NFKC", caption).lower().split())
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Source:
     @classmethod
     def of(cls, name: str, captions_RK: Sequence[Sequence[str]]) -> Source:
         """From each row's captions (at least one)."""
-        return cls(name, np.array([len(c) for c in captions_RK], dtype=np.int64), [comparable(c) for c in captions_RK])
+        return cls(name, np.array([len(c) for c in captions_RK], dtype=np.int64), [frozenset(map(fold, c)) for c in captions_RK])
 
     @property
     def rows(self) -> int:

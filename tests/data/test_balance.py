@@ -1,0 +1,181 @@
+"""The balance analysis against hand arithmetic and simulation."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from limoe.config import BalanceParams, ModelParams, read_yaml
+from limoe.data.balance import ALL, BalanceReport, Routing, analyse, caption_warnings, routing_warnings
+from limoe.data.prepared import Prepared
+from limoe.data.statistics import Lengths, equal_pairs, quantile
+from limoe.data.tokenizer import Tokenizer
+from limoe.errors import UserError
+
+DEFAULTS = read_yaml(Path(__file__).parents[2] / "params.yaml")
+BALANCE = BalanceParams(target_placed=0.95)
+
+
+def model(**moe: Any) -> ModelParams:
+    tower = DEFAULTS["model"]["tower"] | {"image_size": 48, "patch_size": 8, "text_length": 4}
+    return ModelParams.model_validate(DEFAULTS["model"] | {"tower": tower, "moe": DEFAULTS["model"]["moe"] | moe})
+
+
+def quietly(steps: Sequence[int], what: str) -> Iterable[int]:
+    return steps
+
+
+@pytest.fixture
+def report(make_prepared: Callable[..., Path], make_row: Callable[..., dict[str, Any]]) -> BalanceReport:
+    """Three emoji rows (two equal captions, two equal pictures), two scenes, two validation rows; the test shard is gone."""
+    rows = [
+        make_row("emoji", 0, ["cat", "tom cat"]),
+        make_row("emoji", 1, ["CAT "]),
+        make_row("emoji", 2, ["dog"]),
+        make_row("scenes", 10, ["cat dog cat dog cat"]),
+        make_row("scenes", 11, ["dog cat dog"]),
+        make_row("emoji", 20, ["cat"], split="val"),
+        make_row("emoji", 21, ["cat ☃ dog"], split="val"),
+        make_row("emoji", 30, ["dog"], split="unseen-style"),
+    ]
+    for one, other in ((1, 0), (5, 2)):
+        rows[one] |= {"image": rows[other]["image"], "sha256": rows[other]["sha256"]}
+    root = make_prepared(rows)
+    (root / "unseen-style-00000.parquet").unlink()
+    return analyse(Prepared(root), model(experts=16, group_pairs=256), BALANCE, quietly)
+
+
+def test_lengths_by_hand() -> None:
+    lengths = Lengths.of([[[1] * 2, [1] * 6], [[1] * 3]], text_length=4)  # weights: a quarter, a quarter, a half
+    assert lengths.mean == pytest.approx(0.25 * 2 + 0.25 * 4 + 0.5 * 3)
+    assert (lengths.p50, lengths.p95, lengths.longest) == (3, 4, 6)
+    assert lengths.truncated == 0.25
+    assert lengths.lost == pytest.approx(0.5 / 3.5)
+    assert lengths.shares == (0, 0, 0.25, 0.5, 0, 0, 0.25)
+
+
+@pytest.mark.parametrize("q, expected", [(0.25, 1), (0.5, 2), (0.75, 3), (0.76, 4), (1.0, 4)])
+def test_quantile_by_hand(q: float, expected: int) -> None:
+    assert quantile(np.array([0.0, 0.25, 0.25, 0.25, 0.25]), q) == expected
+
+
+def test_equal_pairs_against_enumeration_and_simulation() -> None:
+    rows = [["a"], ["a"], ["a", "b"], ["b", "c"], ["c", "c", "d"], ["e"]]
+    chances = [{c: row.count(c) / len(row) for c in row} for row in rows]
+    pairs = list(itertools.combinations(range(len(rows)), 2))
+    whole = sum(sum(chances[i].get(c, 0) * p for c, p in chances[j].items()) for i, j in pairs)
+    assert equal_pairs(rows, 99) == pytest.approx(whole)
+    rng, counts = random.Random(0), []
+    for _ in range(8000):
+        drawn = [rng.choice(row) for row in rng.sample(rows, 4)]
+        counts.append(sum(a == b for a, b in itertools.combinations(drawn, 2)))
+    assert equal_pairs(rows, 4) == pytest.approx(np.mean(counts), abs=4 * np.std(counts) / 8000**0.5)
+    assert equal_pairs([["a"]], 5) == 0
+
+
+def test_scopes_count_tokens_by_source(report: BalanceReport) -> None:
+    assert [scope.name for scope in report.scopes] == [ALL, "emoji", "scenes"]
+    everything, emoji, scenes = report.scopes
+    assert [scope.rows for scope in report.scopes] == [5, 3, 2]
+    tokens = [scope.lengths.mean for scope in report.scopes]
+    assert tokens[0] == pytest.approx((3 * tokens[1] + 2 * tokens[2]) / 5)
+    assert everything.image_tokens == 36
+    assert emoji.ratio == pytest.approx(36 / tokens[1])
+    assert scenes.lengths.truncated > emoji.lengths.truncated
+
+
+def test_token_lengths_are_the_tokenizer_s(make_prepared: Callable[..., Path], make_row: Callable[..., dict[str, Any]]) -> None:
+    captions = ["cat", "cat dog", "cat dog bird cat dog bird"]
+    root = make_prepared([make_row("emoji", i, [caption]) for i, caption in enumerate(captions)])
+    tokenizer = Tokenizer.load(root / "tokenizer.json")
+    lengths = [len(ids) for ids in tokenizer.encode(captions, 1000)]
+    found = analyse(Prepared(root), model(), BALANCE, quietly)
+    assert [scope.name for scope in found.scopes] == [ALL]
+    assert found.scopes[0].lengths.mean == pytest.approx(np.mean(np.minimum(lengths, 4)))
+    assert found.scopes[0].lengths.longest == max(lengths)
+
+
+def test_duplicates_are_counted(report: BalanceReport) -> None:
+    everything, emoji, scenes = (scope.duplicates for scope in report.scopes)
+    assert (emoji.captions, emoji.pictures) == (2, 1)
+    assert (scenes.captions, scenes.pictures) == (0, 0)
+    assert (everything.captions, everything.pictures) == (2, 1)
+    assert emoji.equal_pairs == pytest.approx(0.5)  # "cat" is drawn from the first row one half of the time
+
+
+def test_validation_beside_training_and_no_test_split_is_opened(report: BalanceReport) -> None:
+    (val,) = report.validation
+    assert (val.split, val.rows, val.known_pictures, val.known_captions) == ("val", 2, 1, 0.5)
+    assert 0 < val.unknown < 0.5
+    assert val.unseen >= val.unknown
+    assert report.vocabulary.unknown == 0
+
+
+def test_routing_of_the_default_shape_by_hand() -> None:
+    routing = Routing.of(36, 9.0, model(experts=16, group_pairs=256, capacity_factor=1.05).moe, 0.95)
+    assert (routing.image_tokens, routing.text_tokens, routing.fair_share, routing.capacity) == (9216, 2304, 720, 756)
+    assert routing.one_expert_priority_text == pytest.approx(756 / 2304)
+    assert routing.one_expert_first_come_text == pytest.approx((756 - 576) / 2304)
+    assert routing.experts_text == 5  # ceil(9 * 16 / 32) = 5 is more than the 3 that 95% of 2,304 tokens fill
+    assert routing.experts_image == 12  # 95% of 9,216 tokens fill 11.6; ceil(20 * 16 / 32) = 10 is less
+    assert (routing.tau_text, routing.tau_image) == (math.log(5), math.log(12))
+    assert routing.factor_first_come == pytest.approx((9216 / 16 + 0.95 * 2304 / 5) / 720)
+    assert routing.text_placed[0] == (1, routing.one_expert_first_come_text, routing.one_expert_priority_text)
+    assert routing.text_placed[-1] == (16, 1.0, 1.0)
+    assert 0.97 < routing.random_first_come_text < routing.random_placed < 1
+
+
+def test_many_text_tokens_raise_the_suggested_threshold() -> None:
+    routing = Routing.of(4, 9.0, model(experts=16).moe, 0.95)
+    assert routing.experts_text == math.ceil(0.95 * 2304 / 219) == 10  # 219 = ceil(3,328 * 1.05 / 16)
+
+
+def test_warnings_name_figures_and_keys(report: BalanceReport) -> None:
+    scopes, vocabulary = report.scopes, replace(report.vocabulary, unknown=0.02, used=0.3)
+    text = "\n".join(caption_warnings(scopes, vocabulary, report.validation, 4))
+    assert "scenes: 50.0% of the captions are longer than model.tower.text_length = 4 tokens" in text
+    assert "emoji: 1 of 3 pictures repeat another one byte for byte" in text
+    assert "2.00% of the tokens of training captions are unknown" in text
+    assert "use only 30% of the" in text
+    assert "1 of the 2 pictures of val are training pictures" in text
+
+
+def test_routing_warnings_speak_of_the_minority_and_of_small_groups() -> None:
+    few_text = model(experts=32, group_pairs=256).moe
+    text = "\n".join(routing_warnings(Routing.of(196, 10.0, few_text, 0.95), few_text, 0.95))
+    assert "only 4.9% of the tokens are text, the fair share of 1.6 experts" in text
+    assert "tau_image" not in text
+    low = model(experts=16, tau_text=0.5, group_pairs=2).moe
+    text = "\n".join(routing_warnings(Routing.of(36, 9.0, low, 0.95), low, 0.95))
+    assert "model.moe.tau_text = 0.50 lets text tokens gather on 1.6 experts; 5 are needed" in text
+    assert "loads scatter in groups of 2 pairs: raise model.moe.capacity_factor to" in text
+    good = model(experts=16).moe
+    assert list(routing_warnings(Routing.of(36, 9.0, good, 0.95), good, 0.95)) == []
+
+
+def test_report_is_json_and_metrics_are_few(report: BalanceReport) -> None:
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["scopes"][0]["rows"] == 5
+    leaves = [value for section in report.metrics().values() for value in section.values()]
+    assert len(leaves) == 12
+    assert all(isinstance(value, int | float) for value in leaves)
+
+
+def test_a_set_without_training_rows_is_refused(
+    make_prepared: Callable[..., Path], make_row: Callable[..., dict[str, Any]]
+) -> None:
+    rows = [make_row("emoji", i, ["cat"]) for i in range(2)]
+    root = make_prepared(rows)
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["splits"]["val"] = manifest["splits"].pop("train")
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="no split 'train'"):
+        analyse(Prepared(root), model(), BALANCE, quietly)
