@@ -1,0 +1,48 @@
+"""What every test gets: one thread, fixed seeds, no reports home, no store, server or identity of whoever runs it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+for foreign in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_API_KEY", "PYTHONPATH"):
+    os.environ.pop(foreign, None)
+os.environ |= {
+    "OMP_NUM_THREADS": "1",  # before torch is imported: two threads wait for each other where test workers share the cores
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_AUTHOR_NAME": "test",
+    "GIT_AUTHOR_EMAIL": "test@example.invalid",
+    "GIT_COMMITTER_NAME": "test",
+    "GIT_COMMITTER_EMAIL": "test@example.invalid",
+}
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from limoe.config import Params, read_yaml  # noqa: E402
+from limoe.overlay import load_document, merge  # noqa: E402
+
+settings.register_profile("here", deadline=None, derandomize=True, database=None)
+settings.load_profile("here")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The checkout's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """params.yaml as it is checked in."""
+    return Params.load(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def debug_params() -> Params:
+    """params.yaml with overlays/debug.yaml merged in."""
+    document = load_document(ROOT / "params.yaml")
+    merge(document, read_yaml(ROOT / "overlays" / "debug.yaml"))
+    return Params.parse(document, "debug")
