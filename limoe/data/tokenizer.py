@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SPECIAL = PAD, EOS, UNK = ("[PAD]", "[EOS]", "[UNK]")
 ALPHABET = string.ascii_lowercase + string.digits  # known whatever the captions hold: users' prompts spell new words
+SPACE = "▁"  # how the vocabularies spell the space before a word
 CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # open_clip's tokenizer.py
 CLIP_CONTROLS = 2  # start and end of text close its vocabulary
 
@@ -54,7 +55,7 @@ class Tokenizer:
         if kind == "open_clip":
             return cls(_open_clip())
         ordered = sorted(folded for caption in captions if (folded := _fold().normalize_str(caption)))
-        alphabet = sorted(set(ALPHABET) | set("".join(ordered)) - {" "} | {"▁"})
+        alphabet = sorted(set(ALPHABET) | set("".join(ordered)) - {" "} | {SPACE})
         if len(alphabet) + len(SPECIAL) > vocab_size:
             raise UserError(
                 f"prepare.tokenizer.vocab_size = {vocab_size} is too small: the captions hold {len(alphabet)} different"
@@ -99,9 +100,10 @@ class Tokenizer:
 
 
 def _fold() -> normalizers.Normalizer:
-    """Compatible forms made one, lower case, one space between words, none at the ends."""
-    steps = [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
-    return normalizers.Sequence(steps)
+    """Compatible forms and quotation marks made one, lower case, one space between words, none at the ends."""
+    replaced = {"[‘’]": "'", "[“”]": '"', r"\s+": " "}
+    replacements = [normalizers.Replace(Regex(pattern), text) for pattern, text in replaced.items()]
+    return normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *replacements, normalizers.Strip()])
 
 
 def _with_specials(pipeline: Pipeline) -> Pipeline:
@@ -130,15 +132,15 @@ def _unigram(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipel
         import sentencepiece
     except ImportError:
         raise UserError("prepare.tokenizer.kind = unigram needs the package sentencepiece; install it, or choose bpe") from None
+    missing = sorted(set(alphabet) - set("".join(captions)) - {SPACE})
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(captions),
         model_writer=trained,
         model_type="unigram",
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - len(missing),
         hard_vocab_limit=False,
         character_coverage=1.0,
-        required_chars="".join(alphabet),
         normalization_rule_name="identity",
         num_threads=1,
         minloglevel=2,
@@ -152,6 +154,8 @@ def _unigram(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipel
     )
     pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     vocabulary = [(pieces.id_to_piece(index), pieces.get_score(index)) for index in range(pieces.vocab_size())]
+    rarest = min(score for _, score in vocabulary)
+    vocabulary += [(letter, rarest) for letter in missing]
     pipeline = Pipeline(models.Unigram(vocabulary, unk_id=PAD_ID + 2))
     pipeline.normalizer = _fold()
     pipeline.pre_tokenizer = pre_tokenizers.Metaspace()

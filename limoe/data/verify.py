@@ -27,9 +27,8 @@ def measure(image: bytes, max_pixels: int) -> tuple[int, int]:
     """
     if not image:
         raise BadImage("zero-size", "0 bytes")
-    claimed = _claimed_size(image)
-    if 0 in claimed:
-        raise BadImage("zero-size", "{} x {} px".format(*claimed))
+    if claimed := _claimed_size(image):
+        _check_size(*claimed, max_pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata, and Pillow's own limit: ours is max_pixels
         return _decode(image, max_pixels)
@@ -41,28 +40,38 @@ def _decode(image: bytes, max_pixels: int) -> tuple[int, int]:
     except Image.DecompressionBombError as error:
         raise BadImage("too-many-pixels", str(error)) from None
     except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
-        raise BadImage("undecodable", _sentence(error)) from None
-    width, height = opened.size
-    if width * height > max_pixels:
-        raise BadImage("too-many-pixels", f"{width} x {height} px, prepare.max_pixels allows {max_pixels}")
+        raise _bad(error, image) from None
+    _check_size(*opened.size, max_pixels)
     try:
         opened.load()
     except Exception as error:  # likewise
-        raise BadImage("truncated" if "truncated" in str(error) else "undecodable", _sentence(error)) from None
-    return width, height
+        raise _bad(error, image) from None
+    return opened.size
 
 
-def _claimed_size(image: bytes) -> tuple[int, ...]:
-    """What the header of a PNG or GIF says; Pillow takes one that says 0 for no picture at all."""
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if not width * height:
+        raise BadImage("zero-size", f"{width} x {height} px")
+    if width * height > max_pixels:
+        raise BadImage("too-many-pixels", f"{width} x {height} px, prepare.max_pixels allows {max_pixels}")
+
+
+def _claimed_size(image: bytes) -> tuple[int, int] | None:
+    """What the header of a PNG or GIF says: Pillow takes one that says 0 for no picture at all."""
     if image.startswith(b"\x89PNG\r\n\x1a\n") and len(image) >= 24:
-        return struct.unpack(">II", image[16:24])
+        width, height = struct.unpack(">II", image[16:24])
+        return width, height
     if image.startswith((b"GIF87a", b"GIF89a")) and len(image) >= 10:
-        return struct.unpack("<HH", image[6:10])
-    return ()
+        width, height = struct.unpack("<HH", image[6:10])
+        return width, height
+    return None
 
 
-def _sentence(error: Exception) -> str:
-    """The error without the address of the buffer that Pillow puts into it, which differs from run to run."""
+def _bad(error: Exception, image: bytes) -> BadImage:
+    """What Pillow's error means; never with the address of a buffer in it, which differs from run to run."""
+    if image.startswith(b"RIFF") and len(image) < 8 + int.from_bytes(image[4:8], "little"):
+        return BadImage("truncated", "shorter than its header says")  # Pillow only says that WebP cannot be decoded
     if "cannot identify image file" in str(error):
-        return f"no picture of a known format ({', '.join(FORMATS)})"
-    return f"{type(error).__name__}: {error}"
+        return BadImage("undecodable", f"no picture of a known format ({', '.join(FORMATS)})")
+    reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
+    return BadImage(reason, f"{type(error).__name__}: {error}")
