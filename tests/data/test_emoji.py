@@ -110,6 +110,7 @@ def test_names_lose_colons_and_underscores() -> None:
     assert BY_KEY[points("😀")].label == "grinning face"
     assert BY_KEY[points("👍")].captions == ("thumbs up", "thumbsup", "+1")
     assert BY_KEY[points("👋🏽")].label == "waving hand medium skin tone"
+    assert BY_KEY[points("🆒")].captions == ("COOL button", "cool")  # not `cool button` as well: case does not matter
     names = [name for concept in ALL for name in (concept.label, *concept.captions)]
     assert not [name for name in names if "_" in name or name.startswith(":") or name != name.strip() or not name]
     assert len({concept.label for concept in ALL}) == len(ALL)

@@ -171,8 +171,10 @@ def png(image: Image.Image, compress_level: int = 6) -> bytes:
 def _concept(key: str, names: dict[str, list[str]], params: EmojiParams) -> Concept:
     languages = [name for language in params.languages for name in names.get(language, [])[:1]]
     aliases = names["en"][1:] if params.aliases and "en" in params.languages else []
-    captions = dict.fromkeys([*languages, *aliases]) or dict.fromkeys(names["en"][:1])
-    return Concept(key, names["en"][0], tuple(captions))
+    captions: dict[str, str] = {}
+    for name in [*languages, *aliases] or names["en"][:1]:
+        captions.setdefault(name.casefold(), name)  # the tokenizer tells no case
+    return Concept(key, names["en"][0], tuple(captions.values()))
 
 
 @lru_cache(maxsize=4)

@@ -89,7 +89,7 @@ class ScenesSource:
 
     def provenance(self) -> dict[str, Any]:
         """Number of different names and of pictures that the scenes are composed of."""
-        return {"motifs": len(self._motifs), "drawings": sum(len(motif.drawings) for motif in self._motifs)}
+        return {"motifs": len(self._motifs), "drawings": len({name for motif in self._motifs for name in motif.drawings})}
 
 
 def render(scene: Scene, canvas: int, sprite: Sprite) -> Image.Image:
