@@ -14,7 +14,8 @@ PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 def code_files(module: str) -> list[str]:
     """Paths (relative to the repository root, sorted) of every file of `limoe` that `module` imports, itself included.
 
-    Walks the syntax trees, so imports inside functions count too. Importing `a.b` runs `a/__init__.py`: those count as well.
+    Walks the syntax trees, so imports inside functions count too, but not those under `if TYPE_CHECKING:`, which never run.
+    Importing `a.b` runs `a/__init__.py`: those count as well.
     """
     found: set[Path] = set()
     _collect(module, found)
@@ -58,9 +59,16 @@ def _collect(module: str, found: set[Path]) -> None:
         if path is None or path in found:
             continue
         found.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for name in _imported(node):
-                _collect(name, found)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for_types_alone = {id(inner) for node in ast.walk(tree) if _is_type_checking(node) for inner in ast.walk(node)}
+        for node in ast.walk(tree):
+            if id(node) not in for_types_alone:
+                for name in _imported(node):
+                    _collect(name, found)
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def _imported(node: ast.AST) -> list[str]:

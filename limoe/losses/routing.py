@@ -14,9 +14,8 @@ from torch import Tensor
 
 def _squared_variation(x_GE: Tensor) -> Tensor:
     """(std / mean)^2 over the experts, population std, averaged over the groups."""
-    ratio_G: Tensor = x_GE.var(1, correction=0) / x_GE.mean(1).square()
-    mean: Tensor = ratio_G.mean()
-    return mean
+    variance_G: Tensor = x_GE.var(1, correction=0)
+    return torch.mean(variance_G / x_GE.mean(1).square())
 
 
 def _group_mean(x_T: Tensor, weight_GT: Tensor) -> Tensor:
@@ -32,7 +31,8 @@ def entropy(probs_TE: Tensor) -> Tensor:
     >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
     tensor([0.6931, 0.0000])
     """
-    return torch.special.entr(probs_TE.clamp(min=torch.finfo(probs_TE.dtype).tiny)).sum(-1)
+    entropy_T: Tensor = torch.special.entr(probs_TE.clamp(min=torch.finfo(probs_TE.dtype).tiny)).sum(-1)
+    return entropy_T
 
 
 def importance(probs_TE: Tensor, weight_GT: Tensor) -> Tensor:
