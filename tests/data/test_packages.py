@@ -85,7 +85,7 @@ def test_the_checkouts_record_is_true() -> None:
 
 
 def test_write_sources_writes_what_the_checkout_has(tmp_path: Path) -> None:
-    write_sources(Paths(tmp_path))
+    write_sources(params_with().prepare, Paths(tmp_path))
     assert (tmp_path / "data" / "sources.yaml").read_bytes() == (ROOT / "data" / "sources.yaml").read_bytes()
 
 

@@ -43,11 +43,11 @@ def check_sources(params: PrepareParams, paths: Paths) -> dict[str, dict[str, An
     return check_packages(_packages(params, params.sources), paths.sources)
 
 
-def write_sources(paths: Paths) -> None:
+def write_sources(params: PrepareParams, paths: Paths) -> None:
     """Write data/sources.yaml from the packages that are installed, for every source of the registry."""
-    write_packages(_packages(None, SOURCES), paths.sources)
+    write_packages(_packages(params, SOURCES), paths.sources)
 
 
-def _packages(params: PrepareParams | None, names: Iterable[str]) -> list[Package]:
+def _packages(params: PrepareParams, names: Iterable[str]) -> list[Package]:
     used = {package for name in names for package in source_class(name).packages(params)}
     return sorted(used, key=lambda package: package.distribution)

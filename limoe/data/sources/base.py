@@ -46,8 +46,8 @@ class Source(Protocol):
         """Read what says how much there is; UserError if the params name something that is not there."""
 
     @classmethod
-    def packages(cls, params: PrepareParams | None) -> tuple[Package, ...]:
-        """The installed packages that it reads with these params, or may read with any; data/sources.yaml records them."""
+    def packages(cls, params: PrepareParams) -> tuple[Package, ...]:
+        """The installed packages that it reads, to be checked against data/sources.yaml."""
 
     @property
     def total(self) -> int:

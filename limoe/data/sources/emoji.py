@@ -98,7 +98,7 @@ class EmojiSource:
         self._concepts = concepts(params.emoji)
 
     @classmethod
-    def packages(cls, params: PrepareParams | None) -> tuple[Package, ...]:  # noqa: ARG003  the same for all params
+    def packages(cls, params: PrepareParams) -> tuple[Package, ...]:  # noqa: ARG003  the same for all params
         """The two sets of pictures, the names, and the renderer."""
         return (NAMES, OPENMOJI, RENDERER, TWEMOJI)
 

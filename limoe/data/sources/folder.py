@@ -69,7 +69,7 @@ class FolderSource:
                 self._group_splits.setdefault(picture.split_group, picture.split)
 
     @classmethod
-    def packages(cls, params: PrepareParams | None) -> tuple[Package, ...]:  # noqa: ARG003  none, whatever the params
+    def packages(cls, params: PrepareParams) -> tuple[Package, ...]:  # noqa: ARG003  none, whatever the params
         """None: the pictures are the user's."""
         return ()
 

@@ -63,9 +63,9 @@ class ScenesSource:
             )
 
     @classmethod
-    def packages(cls, params: PrepareParams | None) -> tuple[Package, ...]:
+    def packages(cls, params: PrepareParams) -> tuple[Package, ...]:
         """Those of the emoji pictures, if the scenes show them."""
-        return EmojiSource.packages(params) if params is None or params.scenes.pictures == "emoji" else ()
+        return EmojiSource.packages(params) if params.scenes.pictures == "emoji" else ()
 
     @property
     def total(self) -> int:
