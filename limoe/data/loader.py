@@ -29,7 +29,7 @@ from limoe.data.transforms import UNDECODABLE, augment, decode_uint8, normalize,
 from limoe.errors import UserError
 from limoe.model.tokens import PairBatch
 
-COLUMNS = ["key", "source", "image", "captions", "label"]
+COLUMNS = ["key", "source", "image", "captions", "label", "sha256"]
 MEGABYTE = 1 << 20
 
 
@@ -118,7 +118,11 @@ class PairLoader:
         counts = mixture_counts(train.mixture, train.batch)
         self._rows_SR = source_rows(table, list(counts))
         captions_RK: list[list[str]] = table["captions"].to_pylist()
-        sources = [Source.of(name, [captions_RK[row] for row in rows]) for name, rows in zip(counts, self._rows_SR, strict=True)]
+        sha256_R = table["sha256"].to_pylist()
+        sources = [
+            Source.of(name, [captions_RK[row] for row in rows], [sha256_R[row] for row in rows])
+            for name, rows in zip(counts, self._rows_SR, strict=True)
+        ]
         self._sampler = Sampler(sources, list(counts.values()), train.seed)
         used = np.concatenate(self._rows_SR)
         self._pictures = Pictures(table, used, tower.image_size, train.crop_scale, train.color_jitter, machine.cache_mb)

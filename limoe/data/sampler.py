@@ -1,9 +1,9 @@
 """Which rows make up each batch: a pure function of (seed, state), so that training resumes exactly.
 
 Every batch takes a fixed number of rows from each source (`mixture_counts`). A source runs through a new permutation of its rows
-each epoch. Two records that share a caption would be each other's false negatives, so they never meet in a batch: the second
-one waits in the source's backlog and goes first into the next batch. Nothing is lost or repeated: each epoch yields each row
-once; only its last rows may come a little later than the first ones of the next.
+each epoch. Two records that share a caption or a picture would be each other's false negatives, so they never meet in a batch:
+the second one waits in the source's backlog and goes first into the next batch. Nothing is lost or repeated: each epoch yields
+each row once; only its last rows may come a little later than the first ones of the next.
 """
 
 from __future__ import annotations
@@ -86,21 +86,27 @@ def fold(caption: str) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """The training rows of one source as the sampler sees them: how many captions each has, and what they are compared by."""
+    """The training rows of one source as the sampler sees them.
+
+    caption_counts_R: captions of each row. marks_R: what no two rows of a batch may share, folded captions (str) and the hash of
+    the picture (bytes).
+    """
 
     name: str
     caption_counts_R: NDArray[np.int64]
-    captions_R: Sequence[frozenset[str]]
+    marks_R: Sequence[frozenset[str | bytes]]
 
     @classmethod
-    def of(cls, name: str, captions_RK: Sequence[Sequence[str]]) -> Source:
-        """From each row's captions (at least one)."""
-        return cls(name, np.array([len(c) for c in captions_RK], dtype=np.int64), [frozenset(map(fold, c)) for c in captions_RK])
+    def of(cls, name: str, captions_RK: Sequence[Sequence[str]], sha256_R: Sequence[str]) -> Source:
+        """From each row's captions (at least one) and the hex digest of its picture."""
+        counts_R = np.array([len(captions) for captions in captions_RK], dtype=np.int64)
+        pairs = zip(captions_RK, sha256_R, strict=True)
+        return cls(name, counts_R, [frozenset([*map(fold, captions), bytes.fromhex(digest)]) for captions, digest in pairs])
 
     @property
     def rows(self) -> int:
         """Number of training rows."""
-        return len(self.captions_R)
+        return len(self.marks_R)
 
 
 class Sampler:
@@ -120,7 +126,7 @@ class Sampler:
 
     def draw(self, state: State) -> tuple[list[Pick], State]:
         """The batch after `state`, its sources mixed, and the state after it."""
-        taken: set[str] = set()
+        taken: set[str | bytes] = set()
         picks: list[Pick] = []
         cursors = []
         for number, cursor in enumerate(state.cursors):
@@ -130,17 +136,17 @@ class Sampler:
         order = stream(self.seed, SHUFFLE, state.step).permutation(len(picks))
         return [picks[i] for i in order], State(state.step + 1, tuple(cursors))
 
-    def _fill(self, number: int, cursor: Cursor, taken: set[str]) -> tuple[list[tuple[int, int]], Cursor]:
-        """(epoch, row) of this source's part of a batch: the backlog first, then new rows. `taken` grows by their captions."""
+    def _fill(self, number: int, cursor: Cursor, taken: set[str | bytes]) -> tuple[list[tuple[int, int]], Cursor]:
+        """(epoch, row) of this source's part of a batch: the backlog first, then new rows. `taken` grows by their marks."""
         source, wanted = self.sources[number], self.counts[number]
         chosen: list[tuple[int, int]] = []
         waiting: list[tuple[int, int]] = []
 
         def offer(epoch: int, row: int) -> None:
-            captions = source.captions_R[row]
-            if len(chosen) < wanted and taken.isdisjoint(captions):
+            marks = source.marks_R[row]
+            if len(chosen) < wanted and taken.isdisjoint(marks):
                 chosen.append((epoch, row))
-                taken.update(captions)
+                taken.update(marks)
             else:
                 waiting.append((epoch, row))
 
@@ -150,8 +156,8 @@ class Sampler:
         while len(chosen) < wanted:
             if drawn - cursor.drawn > 2 * source.rows:
                 raise UserError(
-                    f"source {source.name!r}: found no {wanted} rows without a caption in common with each other or the rest "
-                    "of the batch; lower train.batch or the source's share in train.mixture"
+                    f"source {source.name!r}: found no {wanted} rows without a caption or picture in common with each other "
+                    "or the rest of the batch; lower train.batch or the source's share in train.mixture"
                 )
             epoch, index = divmod(drawn, source.rows)
             offer(epoch, int(self._epoch(number, epoch)[0][index]))
@@ -173,20 +179,22 @@ def stream(seed: int, purpose: int, *keys: int) -> np.random.Generator:
 
 
 def check_apart(source: Source, count: int) -> None:
-    """UserError if batches of `count` rows cannot hold a whole epoch of `source` with equal captions apart.
+    """UserError if batches of `count` rows cannot hold a whole epoch of `source` with equal captions and pictures apart.
 
-    A caption that stands on m of the R rows needs m batches; an epoch has R / count of them.
+    What stands on m of the R rows needs m batches; an epoch has R / count of them.
     """
     if source.rows < count:
         raise UserError(
             f"a batch takes {count} rows of source {source.name!r}, which has only {source.rows} training rows; "
             "lower train.batch or the source's share in train.mixture"
         )
-    rows_of = Counter(caption for captions in source.captions_R for caption in captions)
-    most, caption = max((rows, caption) for caption, rows in rows_of.items())
+    rows_of = Counter(mark for marks in source.marks_R for mark in marks)
+    most = max(rows_of.values())
     if most * count > source.rows:
+        mark = min((mark for mark, rows in rows_of.items() if rows == most), key=str)
+        what = f"the caption {mark!r}" if isinstance(mark, str) else "one picture"
         raise UserError(
-            f"a batch takes {count} rows of source {source.name!r}, but one caption ({caption!r}) stands on {most} of its "
-            f"{source.rows} training rows: with equal captions apart that leaves {source.rows // most} rows a batch; "
-            "lower train.batch or the source's share in train.mixture, or write captions that tell the pictures apart"
+            f"a batch takes {count} rows of source {source.name!r}, but {what} stands on {most} of its {source.rows} "
+            f"training rows: with equal ones apart that leaves {source.rows // most} rows a batch; lower train.batch or the "
+            "source's share in train.mixture, or write captions that tell the pictures apart"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 
@@ -15,16 +16,23 @@ from limoe.errors import UserError
 WORDS = [f"w{i}" for i in range(40)]
 
 
+def source(name: str, captions: list[list[str]], pictures: list[int] | None = None) -> Source:
+    """Rows with these captions, each with a picture of its own if `pictures` does not say which it has."""
+    digests = [hashlib.sha256(f"{name}{i}".encode()).hexdigest() for i in pictures or range(len(captions))]
+    return Source.of(name, captions, digests)
+
+
 @st.composite
 def samplers(draw: st.DrawFn) -> Sampler:
     """One or two sources whose captions repeat, within and across sources."""
     sources, counts = [], []
     for name in ("a", "b")[: draw(st.integers(1, 2))]:
         rows = draw(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3), min_size=8, max_size=40))
-        source = Source.of(name, rows)
-        most = max(Counter(word for captions in source.captions_R for word in captions).values())
+        pictures = draw(st.lists(st.integers(0, 30), min_size=len(rows), max_size=len(rows)))
+        made = source(name, rows, pictures)
+        most = max(Counter(mark for marks in made.marks_R for mark in marks).values())
         assume(len(rows) // most >= 2)
-        sources.append(source)
+        sources.append(made)
         counts.append(draw(st.integers(1, max(1, len(rows) // most // 4))))
     return Sampler(sources, counts, draw(st.integers(0, 5)))
 
@@ -39,10 +47,10 @@ def run(sampler: Sampler, batches: int) -> tuple[list[list[Pick]], State]:
 
 @given(samplers())
 @settings(max_examples=60, deadline=None)
-def test_no_two_records_of_a_batch_share_a_caption_and_counts_are_exact(sampler: Sampler) -> None:
+def test_no_two_records_of_a_batch_share_a_caption_or_picture_and_counts_are_exact(sampler: Sampler) -> None:
     for picks in run(sampler, 12)[0]:
-        captions = [caption for pick in picks for caption in sampler.sources[pick.source].captions_R[pick.row]]
-        assert len(captions) == len(set(captions))
+        marks = [mark for pick in picks for mark in sampler.sources[pick.source].marks_R[pick.row]]
+        assert len(marks) == len(set(marks))
         assert [sum(pick.source == s for pick in picks) for s in range(len(sampler.counts))] == list(sampler.counts)
 
 
@@ -51,13 +59,13 @@ def test_no_two_records_of_a_batch_share_a_caption_and_counts_are_exact(sampler:
 def test_each_row_comes_exactly_once_an_epoch(sampler: Sampler) -> None:
     batches = 3 * max(s.rows // c for s, c in zip(sampler.sources, sampler.counts, strict=True))
     drawn, state = run(sampler, batches)
-    for number, (source, cursor) in enumerate(zip(sampler.sources, state.cursors, strict=True)):
+    for number, (its, cursor) in enumerate(zip(sampler.sources, state.cursors, strict=True)):
         given_out = [(pick.epoch, pick.row) for picks in drawn for pick in picks if pick.source == number]
         ledger = Counter(given_out) + Counter(cursor.backlog)
         assert max(ledger.values()) == 1
-        epochs = cursor.drawn // source.rows
+        epochs = cursor.drawn // its.rows
         for epoch in range(epochs):
-            assert sorted(row for e, row in ledger if e == epoch) == list(range(source.rows))
+            assert sorted(row for e, row in ledger if e == epoch) == list(range(its.rows))
         assert len(ledger) == cursor.drawn
 
 
@@ -74,19 +82,19 @@ def test_resuming_from_json_continues_as_if_nothing_had_happened(sampler: Sample
 
 
 def test_each_epoch_has_its_own_order_and_captions_and_seeds_differ() -> None:
-    source = Source.of("a", [[f"{i} one", f"{i} two", f"{i} three"] for i in range(200)])
-    drawn, _ = run(Sampler([source], [200], 0), 2)
+    many = source("a", [[f"{i} one", f"{i} two", f"{i} three"] for i in range(200)])
+    drawn, _ = run(Sampler([many], [200], 0), 2)
     orders = [[pick.row for pick in picks] for picks in drawn]
     captions = [{pick.row: pick.caption for pick in picks} for picks in drawn]
     assert orders[0] != orders[1]
     assert captions[0] != captions[1]
     assert all(50 < Counter(c.values())[k] < 85 for c in captions for k in range(3))  # 200 / 3, five sigma
-    assert run(Sampler([source], [200], 1), 1)[0][0] != drawn[0]
+    assert run(Sampler([many], [200], 1), 1)[0][0] != drawn[0]
 
 
 def test_a_source_s_order_does_not_depend_on_the_other_sources() -> None:
-    a = Source.of("a", [[f"a{i}"] for i in range(30)])
-    b = Source.of("b", [[f"b{i}"] for i in range(30)])
+    a = source("a", [[f"a{i}"] for i in range(30)])
+    b = source("b", [[f"b{i}"] for i in range(30)])
     alone = [[p.row for p in picks] for picks in run(Sampler([b], [4], 7), 6)[0]]
     both = [[p.row for p in picks if p.source == 1] for picks in run(Sampler([a, b], [3, 4], 7), 6)[0]]
     assert [set(rows) for rows in alone] == [set(rows) for rows in both]
@@ -94,14 +102,14 @@ def test_a_source_s_order_does_not_depend_on_the_other_sources() -> None:
 
 def test_rows_that_wait_do_not_fall_behind() -> None:
     rows = [[f"{i // 2}"] for i in range(60)]  # each caption twice
-    drawn, _ = run(Sampler([Source.of("a", rows)], [20], 0), 30)
+    drawn, _ = run(Sampler([source("a", rows)], [20], 0), 30)
     rows_of_epoch = Counter(pick.epoch for picks in drawn for pick in picks)
     assert all(rows_of_epoch[epoch] == 60 for epoch in range(8))  # of the ten that were drawn
 
 
 def test_captions_are_compared_without_case_and_white_space() -> None:
-    source = Source.of("a", [["A  Cat "], ["a cat"], ["dog"], ["bird"]])
-    for picks in run(Sampler([source], [2], 0), 20)[0]:
+    cats = source("a", [["A  Cat "], ["a cat"], ["dog"], ["bird"]])
+    for picks in run(Sampler([cats], [2], 0), 20)[0]:
         assert {pick.row for pick in picks} != {0, 1}
 
 
@@ -134,16 +142,18 @@ def test_a_share_below_one_row_is_refused() -> None:
 
 def test_batches_that_cannot_keep_captions_apart_are_refused() -> None:
     with pytest.raises(UserError, match=r"takes 5 rows of source 'a', which has only 4 training rows"):
-        Sampler([Source.of("a", [[str(i)] for i in range(4)])], [5], 0)
+        Sampler([source("a", [[str(i)] for i in range(4)])], [5], 0)
     skewed = [["cat"]] * 5 + [[str(i)] for i in range(15)]
-    with pytest.raises(UserError, match=r"one caption \('cat'\) stands on 5 of its 20 training rows: .* leaves 4 rows a batch"):
-        Sampler([Source.of("a", skewed)], [5], 0)
-    assert run(Sampler([Source.of("a", skewed)], [4], 0), 40)
+    with pytest.raises(UserError, match=r"the caption 'cat' stands on 5 of its 20 training rows: .* leaves 4 rows a batch"):
+        Sampler([source("a", skewed)], [5], 0)
+    assert run(Sampler([source("a", skewed)], [4], 0), 40)
+    with pytest.raises(UserError, match=r"one picture stands on 3 of its 4 training rows: .* leaves 1 rows a batch"):
+        Sampler([source("a", [[str(i)] for i in range(4)], [7, 7, 7, 8])], [2], 0)
 
 
 def test_sources_that_leave_each_other_no_caption_are_refused() -> None:
     same = [["x"], ["y"], ["z"], ["u"]]
-    sampler = Sampler([Source.of("a", same), Source.of("b", same)], [3, 2], 0)
+    sampler = Sampler([source("a", same), source("b", same)], [3, 2], 0)
     with pytest.raises(UserError, match=r"source 'b': found no 2 rows"):
         run(sampler, 1)
 

@@ -1,0 +1,57 @@
+"""The balance analysis as PNG pictures, for `dvc plots` and for pages that run no script. Equal reports give equal bytes."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from limoe.data.balance import BalanceReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0a8f62", "#8a4fd3", "#cf620a", "#2c6fdb", "#c2317c", "#7a7a12")  # the page's series
+INCHES, DPI = (7.0, 3.6), 120
+
+
+def caption_lengths(report: BalanceReport) -> bytes:
+    """Share of captions by length in tokens, a line a source, and where they are cut."""
+    figure = _figure()
+    axes = figure.add_subplot()
+    for place, scope in enumerate(report.scopes[1:] or report.scopes):
+        shares = [100 * one for one in scope.lengths.shares]
+        axes.step(range(len(shares)), shares, where="mid", label=scope.name, color=COLOURS[place % len(COLOURS)])
+    axes.axvline(report.text_length + 0.5, color="#a8231b", linestyle=":", label=f"cut at {report.text_length}")
+    axes.set(xlabel="tokens of a caption", ylabel="captions, %", ylim=(0, None), xlim=(0, None))
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def tokens(report: BalanceReport) -> bytes:
+    """Image and text tokens of a pair, a bar a source."""
+    figure = _figure()
+    axes = figure.add_subplot()
+    names = [scope.name for scope in report.scopes]
+    images = [scope.image_tokens for scope in report.scopes]
+    texts = [scope.lengths.mean for scope in report.scopes]
+    axes.barh(names, images, color=COLOURS[3], label="image")
+    bars = axes.barh(names, texts, left=images, color=COLOURS[2], label="text")
+    axes.bar_label(bars, [f" {scope.ratio:.1f} : 1" for scope in report.scopes])
+    axes.invert_yaxis()
+    axes.set(xlabel="tokens a pair, mean", xlim=(0, 1.15 * max(map(sum, zip(images, texts, strict=True)))))
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return _png(figure)
+
+
+def _figure() -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(INCHES, DPI, layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
