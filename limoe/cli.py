@@ -94,7 +94,8 @@ def doctor(
             _rich_print(as_table(findings))
         missing = [finding.name for finding in findings if finding.ok is False]
         if missing:
-            raise UserError(f"missing here: {', '.join(missing)}")
+            print(f"error: missing here: {', '.join(missing)}", file=sys.stderr)
+            raise SystemExit(1)
 
 
 @app.command(name="params", rich_help_panel=TOOLS)
