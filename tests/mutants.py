@@ -1,0 +1,154 @@
+"""Known mistakes, planted one at a time in a copy of the code: each must make a test fail.
+
+`python tests/mutants.py` prints a line a mutant; tests/test_mutants.py runs them as tests. The mistakes are those found in other
+people's code (LIMoE's losses), plus the two that would silently spoil a comparison.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOSSES, ROUTER, LOOP = "tests/losses/test_routing_losses.py", "tests/model/test_router.py", "tests/train/test_loop.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old` becomes `new` in `file`; `tests` are those that must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "global loss as relu(tau + H)",
+        "limoe/losses/routing.py",
+        "(tau - entropy(marginal_GE)).clamp(min=0)",
+        "(tau + entropy(marginal_GE)).clamp(min=0)",
+        LOSSES,
+    ),
+    Mutant(
+        "global loss as +H",
+        "limoe/losses/routing.py",
+        "(tau - entropy(marginal_GE)).clamp(min=0)",
+        "entropy(marginal_GE)",
+        LOSSES,
+    ),
+    Mutant(
+        "global loss as a target instead of a floor",
+        "limoe/losses/routing.py",
+        "(tau - entropy(marginal_GE)).clamp(min=0)",
+        "tau - entropy(marginal_GE)",
+        LOSSES,
+    ),
+    Mutant(
+        "no modality mask",
+        "limoe/losses/auxiliary.py",
+        "member_GT * (layout.modality_T == TEXT)",
+        "member_GT",
+        LOSSES,
+    ),
+    Mutant(
+        "marginal entropy over a tiny batch",
+        "limoe/losses/routing.py",
+        "return shortfall_G[present_G].mean() if present_G.any() else probs_TE.sum() * 0.0",
+        "return (tau - entropy(probs_TE)).clamp(min=0)[(weight_GT > 0).any(0)].mean()",
+        LOSSES,
+    ),
+    Mutant(
+        "auxiliary loss counted once a group instead of averaged",
+        "limoe/losses/auxiliary.py",
+        "return moe.aux_coefficient * layers * average, means",
+        "return moe.aux_coefficient * layers * average * layout.groups, means",
+        LOSSES,
+    ),
+    Mutant(
+        "auxiliary loss of nested modules never added",
+        "limoe/train/step.py",
+        'terms["auxiliary"] = auxiliary',
+        'report["auxiliary"] = auxiliary',
+        LOOP,
+    ),
+    Mutant(
+        "auxiliary loss of the first sparse block alone",
+        "limoe/losses/auxiliary.py",
+        "for routing in routings.values()]",
+        "for routing in list(routings.values())[:1]]",
+        LOSSES,
+    ),
+    Mutant("reversed BPR", "limoe/model/router.py", "descending=True", "descending=False", ROUTER),
+    Mutant(
+        "capacity at evaluation",
+        "limoe/model/router.py",
+        "        if not self.training:\n",
+        "        if self.moe.experts < 0:\n",
+        ROUTER,
+    ),
+    Mutant(
+        "gates renormalised over the top K",
+        "limoe/model/router.py",
+        "noisy_TE.softmax(1).topk(self.moe.k, dim=1)",
+        "[t if i else t / t.sum(1, keepdim=True) for i, t in enumerate(noisy_TE.softmax(1).topk(self.moe.k, dim=1))]",
+        ROUTER,
+    ),
+    Mutant(
+        "importance from the noisy softmax",
+        "limoe/model/router.py",
+        "logits_TE.softmax(1), expert_TK",
+        "noisy_TE.softmax(1), expert_TK",
+        ROUTER,
+    ),
+    Mutant(
+        "padding rows claim places",
+        "limoe/model/router.py",
+        "torch.where(real_T[:, None], group_T[:, None] * experts + expert_TK, len(capacity_G) * experts)",
+        "group_T[:, None] * experts + expert_TK",
+        ROUTER,
+    ),
+)
+
+
+def killed_by(mutant: Mutant | None) -> str:
+    """Run the tests on a copy with the mutant (None: the control); "" if they pass, else the first failure.
+
+    RuntimeError if the tests did not run at all, or if the mutant's text is no longer there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("limoe", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("params.yaml", "pyproject.toml"):
+            shutil.copy(ROOT / name, copy / name)
+        tests = [LOSSES, ROUTER, LOOP] if mutant is None else [mutant.tests]
+        if mutant is not None:
+            text = (copy / mutant.file).read_text(encoding="utf-8")
+            if text.count(mutant.old) != 1:
+                raise RuntimeError(f"mutant {mutant.name!r}: its text stands {text.count(mutant.old)} times in {mutant.file}")
+            (copy / mutant.file).write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+        environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    failures = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    if done.returncode not in (0, 1) or (done.returncode == 1 and not failures):
+        raise RuntimeError(f"the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return failures[0] if failures else ""
+
+
+if __name__ == "__main__":
+    survivors = 0
+    for each in MUTANTS:
+        failure = killed_by(each)
+        survivors += not failure
+        print(f"{each.name}: {failure or 'SURVIVED'}", flush=True)
+    print(f"control: {killed_by(None) or 'passes'}; {len(MUTANTS) - survivors} of {len(MUTANTS)} mutants killed")
+    sys.exit(bool(survivors))
