@@ -20,11 +20,11 @@ from tokenizers import Tokenizer as Pipeline
 
 from limoe import files
 from limoe.errors import UserError
-from limoe.model.tokens import PAD_ID
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+PAD_ID = 0  # that of limoe.model.tokens, which a test compares: preparing data must not import torch, nor rerun with the model
 SPECIAL = PAD, EOS, UNK = ("[PAD]", "[EOS]", "[UNK]")
 ALPHABET = string.ascii_lowercase + string.digits  # known whatever the captions hold: users' prompts spell new words
 SPACE = "▁"  # how the vocabularies spell the space before a word

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Pipeline
 from tokenizers import models, trainers
 
-from limoe.data.tokenizer import Tokenizer
+from limoe.data.tokenizer import PAD_ID, Tokenizer
 from limoe.errors import UserError
+from limoe.model import tokens
 from limoe.model.tokens import flat_ids
 
 THINGS = [
@@ -45,6 +46,7 @@ def test_special_tokens_come_first_and_the_file_says_so(kind: str) -> None:
     saved = json.loads(tokenizer.to_json())
     assert [(token["id"], token["content"]) for token in saved["added_tokens"]] == [(0, "[PAD]"), (1, "[EOS]"), (2, "[UNK]")]
     assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2)
+    assert PAD_ID == tokens.PAD_ID == 0
     assert 36 < tokenizer.vocab_size <= 300
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ from preparekit import ROOT, params_with, picture
 from limoe.config import Params, Paths
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
+from limoe.provenance import code_files
 from limoe.stages import prepare
 
 SMALL = (
@@ -131,6 +134,13 @@ def test_a_package_that_differs_from_the_record_stops_it(tmp_path: Path) -> None
     ):
         prepare.run(small(), paths)
     assert not paths.prepared.exists()
+
+
+def test_it_imports_neither_torch_nor_the_model() -> None:
+    code = "import sys, limoe.stages.prepare; print([name for name in sys.modules if name in ('torch', 'limoe.model')])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert not [name for name in code_files("limoe.stages.prepare") if name.startswith(("limoe/model", "limoe/train"))]
 
 
 def test_an_unknown_source_stops_it(tmp_path: Path) -> None:
