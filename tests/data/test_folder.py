@@ -140,7 +140,7 @@ def test_links_inside_the_folder_and_into_dvcs_cache_are_followed(tmp_path: Path
     assert [c.image for c in found] == [picture(0), picture(5)]
 
 
-@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\\u0000b.png"])
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\\u0000b.png", ".", "sub/.."])
 def test_names_that_no_file_can_have_are_rejected(tmp_path: Path, name: str) -> None:
     lay(tmp_path, f'{{"image": "{name}", "caption": "x"}}\n', file="captions.jsonl")
     found, rejected = read(tmp_path, "prepare.folder.captions=captions.jsonl")

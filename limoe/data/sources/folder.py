@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from limoe import files
@@ -45,7 +45,7 @@ class Picture:
     @property
     def split_group(self) -> str:
         """The named group, else the path without its suffix."""
-        return self.group or PurePosixPath(self.path).with_suffix("").as_posix()
+        return self.group or posixpath.splitext(self.path)[0]
 
 
 class FolderSource:
