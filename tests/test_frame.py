@@ -27,7 +27,7 @@ FLOORS = (  # a module may import its own floor and those before it
     ("limoe.losses",),
     ("limoe.data",),
     ("limoe.evals",),
-    ("limoe.train",),
+    ("limoe.train", "limoe.report"),
     ("limoe.stages",),
     ("limoe.sweep",),
     ("limoe.api", "limoe.cli"),
