@@ -123,7 +123,7 @@ class PairLoader:
             Source.of(name, [captions_RK[row] for row in rows], [sha256_R[row] for row in rows])
             for name, rows in zip(counts, self._rows_SR, strict=True)
         ]
-        self._sampler = Sampler(sources, list(counts.values()), train.seed)
+        self._sampler = Sampler(sources, list(counts.values()), train.seed, train.steps)
         used = np.concatenate(self._rows_SR)
         self._pictures = Pictures(table, used, tower.image_size, train.crop_scale, train.color_jitter, machine.cache_mb)
         self._keys_R: list[str] = table["key"].to_pylist()

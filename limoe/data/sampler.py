@@ -112,10 +112,10 @@ class Source:
 class Sampler:
     """The plan of all batches. Holds no position: `draw` maps a state to a batch and the next state."""
 
-    def __init__(self, sources: Sequence[Source], counts: Sequence[int], seed: int) -> None:
-        """`counts`: rows of each source in a batch. UserError where so many rows cannot be kept apart (see `check_apart`)."""
+    def __init__(self, sources: Sequence[Source], counts: Sequence[int], seed: int, steps: int) -> None:
+        """`counts`: rows of each source in a batch. UserError where `steps` batches of so many rows cannot be kept apart."""
         for source, count in zip(sources, counts, strict=True):
-            check_apart(source, count)
+            check_apart(source, count, steps)
         self.sources, self.counts, self.seed = tuple(sources), tuple(counts), seed
         self._epoch = lru_cache(maxsize=3 * len(self.sources))(self._draw_epoch)
 
@@ -178,10 +178,11 @@ def stream(seed: int, purpose: int, *keys: int) -> np.random.Generator:
     return np.random.default_rng([seed, purpose, *keys])
 
 
-def check_apart(source: Source, count: int) -> None:
-    """UserError if batches of `count` rows cannot hold a whole epoch of `source` with equal captions and pictures apart.
+def check_apart(source: Source, count: int, steps: int) -> None:
+    """UserError if `steps` batches of `count` rows of `source` cannot keep equal captions and pictures apart.
 
-    What stands on m of the R rows needs m batches; an epoch has R / count of them.
+    A mark on m of the R rows comes up m * count / R times a batch, and only one finds room: what exceeds 1 adds to the backlog. A
+    little excess only leaves a few rows waiting at the end; refused is a backlog that would outgrow the whole source.
     """
     if source.rows < count:
         raise UserError(
@@ -189,8 +190,9 @@ def check_apart(source: Source, count: int) -> None:
             "lower train.batch or the source's share in train.mixture"
         )
     rows_of = Counter(mark for marks in source.marks_R for mark in marks)
-    most = max(rows_of.values())
-    if most * count > source.rows:
+    waiting = steps * sum(max(0.0, rows * count / source.rows - 1) for rows in rows_of.values())
+    if waiting > source.rows:
+        most = max(rows_of.values())
         mark = min((mark for mark, rows in rows_of.items() if rows == most), key=str)
         what = f"the caption {mark!r}" if isinstance(mark, str) else "one picture"
         raise UserError(

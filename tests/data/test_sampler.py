@@ -14,6 +14,7 @@ from limoe.data.sampler import Pick, Sampler, Source, State, mixture_counts, str
 from limoe.errors import UserError
 
 WORDS = [f"w{i}" for i in range(40)]
+STEPS = 100
 
 
 def source(name: str, captions: list[list[str]], pictures: list[int] | None = None) -> Source:
@@ -34,7 +35,7 @@ def samplers(draw: st.DrawFn) -> Sampler:
         assume(len(rows) // most >= 2)
         sources.append(made)
         counts.append(draw(st.integers(1, max(1, len(rows) // most // 4))))
-    return Sampler(sources, counts, draw(st.integers(0, 5)))
+    return Sampler(sources, counts, draw(st.integers(0, 5)), STEPS)
 
 
 def run(sampler: Sampler, batches: int) -> tuple[list[list[Pick]], State]:
@@ -74,7 +75,7 @@ def test_each_row_comes_exactly_once_an_epoch(sampler: Sampler) -> None:
 def test_resuming_from_json_continues_as_if_nothing_had_happened(sampler: Sampler, stop: int) -> None:
     undisturbed, _ = run(sampler, stop + 5)
     _, state = run(sampler, stop)
-    fresh = Sampler(sampler.sources, sampler.counts, sampler.seed)
+    fresh = Sampler(sampler.sources, sampler.counts, sampler.seed, STEPS)
     state = State.from_dict(json.loads(json.dumps(state.to_dict())))
     for expected in undisturbed[stop:]:
         picks, state = fresh.draw(state)
@@ -83,33 +84,33 @@ def test_resuming_from_json_continues_as_if_nothing_had_happened(sampler: Sample
 
 def test_each_epoch_has_its_own_order_and_captions_and_seeds_differ() -> None:
     many = source("a", [[f"{i} one", f"{i} two", f"{i} three"] for i in range(200)])
-    drawn, _ = run(Sampler([many], [200], 0), 2)
+    drawn, _ = run(Sampler([many], [200], 0, STEPS), 2)
     orders = [[pick.row for pick in picks] for picks in drawn]
     captions = [{pick.row: pick.caption for pick in picks} for picks in drawn]
     assert orders[0] != orders[1]
     assert captions[0] != captions[1]
     assert all(50 < Counter(c.values())[k] < 85 for c in captions for k in range(3))  # 200 / 3, five sigma
-    assert run(Sampler([many], [200], 1), 1)[0][0] != drawn[0]
+    assert run(Sampler([many], [200], 1, STEPS), 1)[0][0] != drawn[0]
 
 
 def test_a_source_s_order_does_not_depend_on_the_other_sources() -> None:
     a = source("a", [[f"a{i}"] for i in range(30)])
     b = source("b", [[f"b{i}"] for i in range(30)])
-    alone = [[p.row for p in picks] for picks in run(Sampler([b], [4], 7), 6)[0]]
-    both = [[p.row for p in picks if p.source == 1] for picks in run(Sampler([a, b], [3, 4], 7), 6)[0]]
+    alone = [[p.row for p in picks] for picks in run(Sampler([b], [4], 7, STEPS), 6)[0]]
+    both = [[p.row for p in picks if p.source == 1] for picks in run(Sampler([a, b], [3, 4], 7, STEPS), 6)[0]]
     assert [set(rows) for rows in alone] == [set(rows) for rows in both]
 
 
 def test_rows_that_wait_do_not_fall_behind() -> None:
     rows = [[f"{i // 2}"] for i in range(60)]  # each caption twice
-    drawn, _ = run(Sampler([source("a", rows)], [20], 0), 30)
+    drawn, _ = run(Sampler([source("a", rows)], [20], 0, STEPS), 30)
     rows_of_epoch = Counter(pick.epoch for picks in drawn for pick in picks)
     assert all(rows_of_epoch[epoch] == 60 for epoch in range(8))  # of the ten that were drawn
 
 
 def test_captions_are_compared_without_case_and_white_space() -> None:
     cats = source("a", [["A  Cat "], ["a cat"], ["dog"], ["bird"]])
-    for picks in run(Sampler([cats], [2], 0), 20)[0]:
+    for picks in run(Sampler([cats], [2], 0, STEPS), 20)[0]:
         assert {pick.row for pick in picks} != {0, 1}
 
 
@@ -142,18 +143,25 @@ def test_a_share_below_one_row_is_refused() -> None:
 
 def test_batches_that_cannot_keep_captions_apart_are_refused() -> None:
     with pytest.raises(UserError, match=r"takes 5 rows of source 'a', which has only 4 training rows"):
-        Sampler([source("a", [[str(i)] for i in range(4)])], [5], 0)
+        Sampler([source("a", [[str(i)] for i in range(4)])], [5], 0, STEPS)
     skewed = [["cat"]] * 5 + [[str(i)] for i in range(15)]
     with pytest.raises(UserError, match=r"the caption 'cat' stands on 5 of its 20 training rows: .* leaves 4 rows a batch"):
-        Sampler([source("a", skewed)], [5], 0)
-    assert run(Sampler([source("a", skewed)], [4], 0), 40)
+        Sampler([source("a", skewed)], [5], 0, 81)  # 5 * 5 / 20 - 1 = a quarter of a row a batch: 20.25 rows would wait
     with pytest.raises(UserError, match=r"one picture stands on 3 of its 4 training rows: .* leaves 1 rows a batch"):
-        Sampler([source("a", [[str(i)] for i in range(4)], [7, 7, 7, 8])], [2], 0)
+        Sampler([source("a", [[str(i)] for i in range(4)], [7, 7, 7, 8])], [2], 0, 9)
+
+
+def test_a_caption_a_little_too_frequent_only_waits() -> None:
+    skewed = source("a", [["cat"]] * 5 + [[str(i)] for i in range(15)])
+    drawn, state = run(Sampler([skewed], [5], 0, 80), 80)
+    assert all(sum(pick.row < 5 for pick in picks) <= 1 for picks in drawn)
+    assert 10 < len(state.cursors[0].backlog) < 35  # a quarter of a row a batch, and the others come round the sooner
+    assert all(row < 5 for _, row in state.cursors[0].backlog)
 
 
 def test_sources_that_leave_each_other_no_caption_are_refused() -> None:
     same = [["x"], ["y"], ["z"], ["u"]]
-    sampler = Sampler([source("a", same), source("b", same)], [3, 2], 0)
+    sampler = Sampler([source("a", same), source("b", same)], [3, 2], 0, STEPS)
     with pytest.raises(UserError, match=r"source 'b': found no 2 rows"):
         run(sampler, 1)
 
