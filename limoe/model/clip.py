@@ -26,13 +26,11 @@ from limoe.model.router import NoiseKey
 from limoe.model.tokens import PAD_ID, PairBatch, TextLayout
 
 FLOPS_TOLERANCE = 0.05
-HEAD_CHANNELS = 4  # text widths are multiples of this many channels a head
 
 
 def matched_text_width(tower: TowerParams, clip: ClipParams, target: float) -> int:
     """The text tower's width that brings a pair's FLOPs nearest to `target`; UserError if none comes within 5%."""
-    step = HEAD_CHANNELS * tower.heads
-    widths = range(step, 4 * tower.width + 1, step)
+    widths = range(tower.heads, 4 * tower.width + 1, tower.heads)
     best = min(widths, key=lambda width: abs(clip_flops(tower, width, clip.text_depth) - target))
     reached = clip_flops(tower, best, clip.text_depth)
     if abs(reached / target - 1) > FLOPS_TOLERANCE:

@@ -1,0 +1,173 @@
+"""The train stage for real, on drawn shapes: its outs, that they are the same twice, resuming, the lock, and limoe.load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from trainkit import prepare_shapes, recipe
+
+import limoe
+from limoe.config import CONTESTANTS, Paths
+from limoe.data.prepared import Prepared
+from limoe.errors import UserError
+from limoe.files import sha256_file
+from limoe.stages import train
+from limoe.train.checkpoint import Checkpoints
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Paths:
+    return prepare_shapes(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.fixture
+def paths(shapes, tmp_path) -> Paths:
+    shutil.copytree(shapes.prepared, tmp_path / "data" / "prepared")
+    return Paths(tmp_path)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+def test_outs(paths, contestant):
+    train.run(recipe(), paths, contestant)
+    out = paths.train(contestant)
+    assert set(hashes(out)) == {
+        "cost.json",
+        "metrics.json",
+        "metrics.jsonl",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/preprocess.json",
+        "model/tokenizer.json",
+        "params.json",
+        "routing.parquet",
+    }
+    cost = json.loads((out / "cost.json").read_text())
+    assert cost["samples_seen"] == 6 * 16
+    assert (cost["params_total"] > cost["params_active"]) == (contestant == "limoe")
+    assert len(json.loads((out / "metrics.json").read_text())) <= 12
+    routing = pq.read_table(out / "routing.parquet").to_pandas()
+    if contestant == "limoe":
+        assert set(routing["layer"]) == {1}
+        assert (routing["placed"] <= routing["assigned"]).all()
+        images = routing[(routing["modality"] == "image") & (routing["step"] == 2)]
+        assert images["assigned"].sum() == 2 * 16 * 4  # two steps of 16 pictures of 4 patches
+    else:
+        assert routing.empty
+    assert not list((paths.root / ".limoe" / "work").glob("train-*-*")), "resumable state is deleted when the stage completes"
+    assert json.loads(paths.timing(f"train-{contestant}").read_text())["steps"] == 6
+
+
+def test_contestants_cost_the_same_flops(paths):
+    params = recipe()
+    for contestant in CONTESTANTS:
+        train.run(params, paths, contestant)
+    flops = {c: json.loads((paths.train(c) / "cost.json").read_text())["flops_per_pair_forward"] for c in CONTESTANTS}
+    assert abs(flops["clip"] / flops["dense"] - 1) <= 0.05
+    assert 1 < flops["limoe"] / flops["dense"] < 1.06  # the router
+
+
+def test_two_runs_give_the_same_bytes(paths, shapes, tmp_path):
+    train.run(recipe(), paths, "limoe")
+    first = hashes(paths.train("limoe"))
+    shutil.rmtree(paths.train("limoe"))
+    train.run(recipe(), paths, "limoe")
+    assert hashes(paths.train("limoe")) == first
+    train.run(recipe("train.seed=1"), paths, "limoe")
+    assert hashes(paths.train("limoe"))["model/model.safetensors"] != first["model/model.safetensors"]
+
+
+def interrupt_after(monkeypatch, saves: int) -> None:
+    """Die right after so many checkpoints."""
+    done = []
+    save = Checkpoints.save
+
+    def save_and_die(self, checkpoint):
+        save(self, checkpoint)
+        done.append(checkpoint.step)
+        if len(done) == saves:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+
+
+def test_an_interrupted_training_goes_on_and_ends_the_same(paths, monkeypatch, capsys):
+    train.run(recipe(), paths, "limoe")
+    undisturbed = hashes(paths.train("limoe"))
+    shutil.rmtree(paths.train("limoe"))
+    interrupt_after(monkeypatch, saves=2)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(recipe(), paths, "limoe")
+    assert not paths.train("limoe").exists()
+    monkeypatch.undo()
+    train.run(recipe(), paths, "limoe")
+    assert "continuing from step 4 of 6" in capsys.readouterr().out
+    assert hashes(paths.train("limoe")) == undisturbed
+
+
+def test_changed_params_never_resume(paths, monkeypatch, capsys):
+    interrupt_after(monkeypatch, saves=1)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(recipe(), paths, "limoe")
+    monkeypatch.undo()
+    train.run(recipe("train.lr=0.001"), paths, "limoe")
+    assert "continuing" not in capsys.readouterr().out
+
+
+def test_a_second_trainer_is_refused_and_told_who_holds_the_place(paths):
+    lock = paths.work("train-limoe.lock")
+    holder = (
+        "import sys, pathlib; from limoe.files import exclusive_lock\n"
+        "with exclusive_lock(pathlib.Path(sys.argv[1]), 'training limoe'):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"training limoe is already running: process {process.pid} holds"):
+            train.run(recipe(), paths, "limoe")
+        process.stdin.close()
+        process.wait()
+    train.run(recipe(), paths, "dense")
+
+
+def test_load_is_open_clip_shaped(paths):
+    train.run(recipe(), paths, "limoe")
+    model, preprocess, tokenizer = limoe.load(paths.model("limoe"))
+    image = preprocess(Image.new("RGBA", (40, 20), (255, 0, 0, 128)))
+    assert image.shape == (3, 16, 16)
+    ids = tokenizer(["a red circle", "a blue square left of it"])
+    assert ids.shape == (2, recipe().model.tower.text_length)
+    assert ids.dtype == torch.int64
+    with torch.no_grad():
+        images, texts = model.encode_image(image[None], normalize=True), model.encode_text(ids, normalize=True)
+        raw = model.encode_text(ids)
+    torch.testing.assert_close(images.norm(dim=1), torch.ones(1))
+    torch.testing.assert_close(torch.nn.functional.normalize(raw, dim=1), texts)
+    assert (images @ texts.T).shape == (1, 2)
+    assert model.logit_scale.exp() > 1
+
+
+def test_load_refuses_what_is_no_model(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        limoe.load(tmp_path)
+    with pytest.raises(AttributeError, match="no attribute"):
+        limoe.loda  # noqa: B018
+
+
+def test_a_set_without_the_mixtures_source_is_refused(paths):
+    assert Prepared(paths.prepared).sources("train") == {"scenes": 64}
+    with pytest.raises(UserError, match="emoji"):
+        train.run(recipe("train.mixture={emoji: 1.0}"), paths, "limoe")
