@@ -1,0 +1,105 @@
+"""What `train` and `evaluate` left of each contestant, read and checked to be comparable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from limoe.config import Contestant, Paths
+from limoe.errors import UserError
+from limoe.evals.sets import Items
+from limoe.files import read_json
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One contestant. scores: by (set, metric), with n. items: by (set, metric). curve: rows of metrics.jsonl. routing: rows of
+    routing.parquet, none for a model without experts. settings: params.json. provenance: what the scores belong to."""
+
+    name: Contestant
+    scores: dict[tuple[str, str], tuple[float, int]]
+    items: dict[tuple[str, str], Items]
+    provenance: dict[str, Any]
+    cost: dict[str, float]
+    settings: dict[str, Any]
+    curve: list[dict[str, Any]]
+    routing: pa.Table
+
+    def values(self, name: str, metric: str) -> NDArray[np.float64]:
+        """float64 (N,): the items' values of one metric on one set."""
+        return self.items[name, metric].values[metric]
+
+
+def load_evidence(paths: Paths, contestants: Sequence[Contestant]) -> list[Evidence]:
+    """Every contestant's evidence; UserError if one is missing, or was scored on other data, settings or items than the first."""
+    found = [_load(paths, name) for name in contestants]
+    for other in found[1:]:
+        for what in ("data", "evaluate"):
+            if other.provenance[what] != found[0].provenance[what]:
+                raise UserError(
+                    f"{paths.evaluate(other.name)} and {paths.evaluate(found[0].name)} are not comparable: they were scored with "
+                    f"different {'prepared sets' if what == 'data' else 'evaluate settings'}; run `limoe evaluate` for both again"
+                )
+        same = {key: items.keys for key, items in other.items.items()} == {key: i.keys for key, i in found[0].items.items()}
+        if not same:
+            raise UserError(f"{paths.evaluate(other.name)} scored other items than {paths.evaluate(found[0].name)}")
+    return found
+
+
+def _load(paths: Paths, name: Contestant) -> Evidence:
+    evaluated, trained = paths.evaluate(name), paths.train(name)
+    for folder, stage in ((evaluated, "evaluate"), (trained, "train")):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; run `limoe {stage} {name}` first")
+    rows = read_json(evaluated / "results.json")
+    return Evidence(
+        name=name,
+        scores={(row["set"], row["metric"]): (row["value"], row["n"]) for row in rows},
+        items=_items(_table(evaluated / "items.parquet")),
+        provenance=read_json(evaluated / "provenance.json"),
+        cost=read_json(trained / "cost.json"),
+        settings=read_json(trained / "params.json"),
+        curve=_json_lines(trained / "metrics.jsonl"),
+        routing=_table(trained / "routing.parquet"),
+    )
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, partitioning=None)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: not a Parquet file ({error})") from None
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON lines ({error})") from None
+
+
+def _items(table: pa.Table) -> dict[tuple[str, str], Items]:
+    """By (set, metric), in the file's order, which has each metric of a set in one run of rows."""
+    names, metrics = table["set"].to_pylist(), table["metric"].to_pylist()
+    keys, groups = table["key"].to_pylist(), table["group"].to_pylist()
+    values = table["value"].to_numpy()
+    found: dict[tuple[str, str], Items] = {}
+    start = 0
+    for end in range(1, len(names) + 1):
+        if end == len(names) or (names[end], metrics[end]) != (names[start], metrics[start]):
+            metric = metrics[start]
+            found[names[start], metric] = Items(tuple(keys[start:end]), tuple(groups[start:end]), {metric: values[start:end]})
+            start = end
+    return found

@@ -1,0 +1,88 @@
+"""What things are called in front of people, and what they mean."""
+
+from __future__ import annotations
+
+MODELS = {"limoe": "LIMoE", "dense": "Dense tower", "clip": "CLIP"}
+IN_SENTENCES = {"limoe": "LIMoE", "dense": "the dense tower", "clip": "CLIP"}
+WHAT_THEY_ARE = {
+    "limoe": "One tower for pictures and captions; the MLP of every second block is a mixture of experts.",
+    "dense": "The same tower with plain MLPs: what the experts must beat at equal active FLOPs.",
+    "clip": "Two towers, one for each modality, built by open_clip and matched in FLOPs a pair.",
+}
+METRICS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "per_class": "mean per class",
+    "calibration": "calibration error",
+    "i2t_r1": "picture to caption, R@1",
+    "i2t_r5": "picture to caption, R@5",
+    "i2t_r10": "picture to caption, R@10",
+    "t2i_r1": "caption to picture, R@1",
+    "t2i_r5": "caption to picture, R@5",
+    "t2i_r10": "caption to picture, R@10",
+}
+MAIN_METRICS = ("top1", "top5", "i2t_r1", "t2i_r1")
+SETS = {
+    "unseen-style": (
+        "The main test. Concepts that were trained on in one drawing style (Twemoji) only; the model is shown the "
+        "other style (OpenMoji) and must recognise the name among all names of the set, skin tones included."
+    ),
+    "unseen-style/no-skin-tones": "The same without the pictures that differ from another in a skin tone alone.",
+    "unseen-concept": (
+        "Concepts that were never trained on, in both styles: the model knows their words at best from other names."
+    ),
+    "unseen-concept/no-flags": "The same without country flags, which nobody can name who was not told.",
+    "test-scenes": (
+        "Composed scenes that were held out. Retrieval among all of them: find a scene's caption, find a caption's scene."
+    ),
+    "val": "Held-out concepts for choosing settings.",
+    "val-style": "Made like unseen-style, for choosing settings.",
+    "val-scenes": "Held-out scenes for choosing settings.",
+    "test": "The share of your own pictures that was held out for testing.",
+}
+WORDS = {
+    "top-1, top-5": (
+        "Zero-shot classification: every class name is put into prompts and embedded; the share of pictures whose "
+        "own class is the nearest, or among the five nearest. Chance is 1 (or 5) divided by the number of "
+        "classes."
+    ),
+    "mean per class": "top-1 averaged over classes instead of pictures.",
+    "calibration error": (
+        "How far the model's probabilities are from the truth: over bins of confidence, the mean distance between "
+        "confidence and share of hits. 0 is best."
+    ),
+    "R@k": (
+        "Retrieval: the share of pictures that have a caption of theirs among the k nearest of all captions of "
+        "the set, or of captions that have their picture among the k nearest. It falls as a set grows: compare "
+        "only within a set."
+    ),
+    "ties": "Equal scores count against the model, so that one that gives everything the same score scores nothing.",
+    "interval": (
+        "95%, by resampling the test items (whole groups of them, such as the skin tones of one concept). It "
+        "covers the choice of items, not the luck of a training: with one seed each, nothing here can see that."
+    ),
+    "items won, lost": "Items that LIMoE alone, or the baseline alone, hits: all that McNemar's test looks at.",
+    "better, worse": (
+        "Printed only where two things agree: McNemar's exact test on the items that exactly one of the two "
+        "models hits, adjusted by Holm for all tests on this page, is below 0.05, and the interval of the "
+        "difference excludes 0."
+    ),
+    "active parameters": (
+        "Those that one token meets: of all experts in a block, the one (K of them) it is sent to. Embeddings count whole."
+    ),
+    "FLOPs a pair": (
+        "Of one forward pass of one picture and one caption of mean length; a multiplication and an addition are two."
+    ),
+    "placed": (
+        "Share of a modality's (token, choice) pairs that found room at their expert in training; the others skip the experts."
+    ),
+    "effective experts": (
+        "exp(entropy) of the shares with which a modality is sent to experts: E if evenly used, 1 if all go to one."
+    ),
+    "gate confidence": "Mean over tokens of the largest probability that the router gives an expert.",
+}
+
+
+def describe_set(name: str) -> str:
+    """What a set is; a split of a source that this page does not know keeps its name."""
+    return SETS.get(name, "A split of the prepared set.")

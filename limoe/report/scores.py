@@ -1,0 +1,124 @@
+"""Every score with its interval, and LIMoE against each baseline: `limoe.evals.compare` over all the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from limoe.config import CompareParams, Contestant
+from limoe.data.schema import SELECTION_SPLITS
+from limoe.evals.compare import Interval, Paired, Resampler, adjust, calibration_interval, mean_intervals, paired
+from limoe.report.evidence import Evidence
+
+FAMILIES = (("top1", "top5", "per_class"), ("i2t_r1", "i2t_r5", "i2t_r10"), ("t2i_r1", "t2i_r5", "t2i_r10"))
+TESTED = ("top1", "i2t_r1", "t2i_r1")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A score (a share, 0..1) of one model on one set, with its 95% interval, over n items."""
+
+    model: Contestant
+    set: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def row(self) -> dict[str, Any]:
+        """As report/metrics.json has it, to 6 decimals."""
+        return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Duel:
+    """LIMoE (score `ours`) against one baseline (score `theirs`) on one set and metric."""
+
+    set: str
+    metric: str
+    baseline: Contestant
+    ours: float
+    theirs: float
+    paired: Paired
+
+
+def sets_of(evidence: Sequence[Evidence]) -> list[str]:
+    """The sets that were scored, in the order of the results: test sets first."""
+    return list(dict.fromkeys(name for name, _ in evidence[0].scores))
+
+
+def is_selection(name: str) -> bool:
+    """Whether a set (or a view of one) is for choosing settings, so that scores on it are no evidence."""
+    return name.split("/", 1)[0] in SELECTION_SPLITS
+
+
+def measure(evidence: Sequence[Evidence], params: CompareParams, bins: int) -> list[Measured]:
+    """Every score with its interval, model by model, in the order of sets and metrics. bins: of the calibration error."""
+    found = [
+        measured
+        for name in sets_of(evidence)
+        for metrics in FAMILIES
+        if (name, metrics[0]) in evidence[0].items
+        for measured in _measure_family(evidence, name, metrics, params, bins)
+    ]
+    order = [one.name for one in evidence]
+    return sorted(found, key=lambda measured: order.index(measured.model))
+
+
+def duels(evidence: Sequence[Evidence], params: CompareParams) -> list[Duel]:
+    """The first contestant against each other one: each test set's TESTED metrics, adjusted as one family. Sets that settings
+    were chosen on are left out, unless there is no other."""
+    ours, *others = evidence
+    tests = [name for name in sets_of(evidence) if not is_selection(name)] or sets_of(evidence)
+    bare = [
+        Duel(
+            name,
+            metric,
+            other.name,
+            ours.scores[name, metric][0],
+            other.scores[name, metric][0],
+            _pair(ours, other, name, metric, params),
+        )
+        for other in others
+        for name in tests
+        for metric in TESTED
+        if (name, metric) in ours.items
+    ]
+    adjusted = adjust([duel.paired for duel in bare])
+    return [
+        Duel(duel.set, duel.metric, duel.baseline, duel.ours, duel.theirs, test)
+        for duel, test in zip(bare, adjusted, strict=True)
+    ]
+
+
+def _resampler(evidence: Evidence, name: str, metric: str, params: CompareParams) -> Resampler:
+    """The same for every metric of a family, because their items are the same."""
+    family = next(family for family in FAMILIES if metric in family)
+    return Resampler(evidence.items[name, metric].groups, params.bootstrap, params.seed, f"{name}/{family[0]}")
+
+
+def _measure_family(
+    evidence: Sequence[Evidence], name: str, metrics: Sequence[str], params: CompareParams, bins: int
+) -> list[Measured]:
+    resampler = _resampler(evidence[0], name, metrics[0], params)
+    columns = [(one, metric) for one in evidence for metric in metrics]
+    intervals = mean_intervals(np.column_stack([one.values(name, metric) for one, metric in columns]), resampler)
+    found = [_measured(one, name, metric, interval) for (one, metric), interval in zip(columns, intervals, strict=True)]
+    for one in evidence:
+        if (name, "confidence") in one.items and "top1" in metrics:
+            interval = calibration_interval(one.values(name, "confidence"), one.values(name, "top1"), bins, resampler)
+            found.append(_measured(one, name, "calibration", interval))
+    return found
+
+
+def _measured(one: Evidence, name: str, metric: str, interval: Interval) -> Measured:
+    value, n = one.scores[name, metric]
+    return Measured(one.name, name, metric, value, interval.low, interval.high, n)
+
+
+def _pair(ours: Evidence, other: Evidence, name: str, metric: str, params: CompareParams) -> Paired:
+    return paired(ours.values(name, metric), other.values(name, metric), _resampler(ours, name, metric, params))

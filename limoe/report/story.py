@@ -1,0 +1,146 @@
+"""The report's order: what was found, scores, tests, price, training, routing, others' results, how to repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limoe.config import CompareParams
+from limoe.report import figures, routing_figures, tables
+from limoe.report.document import Block, Bullets, Card, Cards, Document, Fold, Prose, Section, Terms
+from limoe.report.evidence import Evidence
+from limoe.report.names import MAIN_METRICS, METRICS, MODELS, WHAT_THEY_ARE, WORDS, describe_set
+from limoe.report.published import NOTICE
+from limoe.report.routing import MODALITIES, RoutingLog
+from limoe.report.scores import TESTED, Duel, Measured, is_selection, sets_of
+from limoe.report.verdict import against, by_baseline, count, headline, main_test, percent, price
+
+ONE_SEED = (
+    "One training each: intervals and tests cover the choice of test items, not the luck of a training. A small difference may "
+    "turn with another seed."
+)
+
+
+def tell(
+    evidence: Sequence[Evidence], measured: Sequence[Measured], duels: Sequence[Duel], params: CompareParams, timing: str
+) -> Document:
+    """The whole report. timing: name of the file beside it that holds what differs between two equal runs."""
+    lead: list[Block] = [_cards(evidence, measured), Prose(main_test(measured, evidence))]
+    for baseline, mine in by_baseline(duels).items():
+        told, lines = against(baseline, mine)
+        lead += [Prose(told), Bullets(lines)]
+    lead += [Prose(price(evidence)), Prose(ONE_SEED, "quiet")]
+    sections = [
+        _scores(evidence, measured),
+        Section("paired-tests", "Paired tests", _tests(duels)),
+        Section("price", "Cost", _price(evidence, timing)),
+        Section("training", "Training", [figures.curves(evidence)]),
+        *_routing(evidence),
+        Section("published", "Published results", _published()),
+        Section("repeat", "To repeat it", _repeat(evidence, params)),
+        Section(
+            "words", "What the numbers mean", [Terms({name: describe_set(name) for name in sets_of(evidence)}), Terms(WORDS)]
+        ),
+    ]
+    return Document("LIMoE beside a dense tower and CLIP", headline(duels), lead, sections)
+
+
+def _tests_only(evidence: Sequence[Evidence]) -> list[str]:
+    return [name for name in sets_of(evidence) if not is_selection(name)] or sets_of(evidence)
+
+
+def _cards(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Cards:
+    """Per contestant: its score on the main test, its retrieval on the last test set, its parameters."""
+    tests = _tests_only(evidence)
+    wanted = [(tests[0], "top1"), (tests[-1], "i2t_r1")]
+    cards = []
+    for one in evidence:
+        scores = {(m.set, m.metric): m for m in measured if m.model == one.name}
+        lines = [(percent(scores[key].value), f"{key[0]}, {METRICS[key[1]]}") for key in wanted if key in scores]
+        size = f"{count(one.cost['params_active'])} of {count(one.cost['params_total'])}"
+        cards.append(Card(MODELS[one.name], one.name, WHAT_THEY_ARE[one.name], [*lines, (size, "parameters active for a token")]))
+    return Cards(cards)
+
+
+def _scores(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Section:
+    tests = _tests_only(evidence)
+    main = [one for one in measured if one.set in tests and one.metric in MAIN_METRICS]
+    blocks: list[Block] = [
+        figures.forest([one for one in main if one.metric in TESTED], evidence),
+        tables.score_table(main, evidence, "Scores on the test sets"),
+    ]
+    rest = [one for one in measured if one.set in tests and one.metric not in MAIN_METRICS]
+    chosen = [one for one in measured if one.set not in tests]
+    if rest:
+        blocks.append(
+            Fold("Further scores on the test sets", [tables.score_table(rest, evidence, "Further scores on the test sets")])
+        )
+    if chosen:
+        table = tables.score_table(
+            chosen, evidence, "Validation sets: settings were chosen on these, so that they are no evidence"
+        )
+        blocks.append(Fold("Validation sets", [table]))
+    return Section("scores", "Scores", blocks)
+
+
+def _tests(duels: Sequence[Duel]) -> list[Block]:
+    if not duels:
+        return [Prose("There is no baseline.")]
+    return [
+        Prose(
+            f"{len(duels)} tests, adjusted as one family (Holm). A verdict needs two things to agree: McNemar's test on the "
+            "items that one model alone hits, and the interval of the difference, resampled by groups."
+        ),
+        tables.duel_table(duels),
+    ]
+
+
+def _price(evidence: Sequence[Evidence], timing: str) -> list[Block]:
+    note = (
+        f"Step time and memory differ from run to run and machine to machine: [{timing}]({timing}), beside this file, has them."
+    )
+    return [tables.cost_table(evidence), Prose(note, "quiet")]
+
+
+def _routing(evidence: Sequence[Evidence]) -> list[Section]:
+    log = RoutingLog.of(evidence[0].routing)
+    if log.empty:
+        return []
+    placed_LM, effective_LM = log.last(log.placed_SLM), log.last(log.effective_SLM)
+    least = ", ".join(f"{modality} {percent(float(placed_LM[:, m].min()))}" for m, modality in enumerate(MODALITIES))
+    used = "; ".join(
+        f"block {block}: " + ", ".join(f"{modality} {effective_LM[layer, m]:.1f}" for m, modality in enumerate(MODALITIES))
+        for layer, block in enumerate(log.layers_L)
+    )
+    text = (
+        f"Tokens placed at the end of the training (mean of the last 50 steps), in the layer that places least: {least}. "
+        f"Effective experts, of {log.assigned_SLME.shape[-1]}: {used}. Evaluation drops nothing."
+    )
+    blocks: list[Block] = [
+        Prose(text),
+        routing_figures.load_map(log),
+        tables.routing_table(log),
+        routing_figures.placed_lines(log),
+    ]
+    return [Section("routing", "Routing", blocks)]
+
+
+def _published() -> list[Block]:
+    text = (
+        f"**{NOTICE}** with anything above: models of up to billions of parameters, trained on billions of photos and tested "
+        "on photos. They show what the method reached at scale. Two versions of the paper give two numbers; both are quoted."
+    )
+    return [Prose(text), tables.published_table()]
+
+
+def _repeat(evidence: Sequence[Evidence], params: CompareParams) -> list[Block]:
+    settings = evidence[0].provenance["evaluate"]
+    prompts = ", ".join(f"`{template}`" for template in settings["templates"])
+    text = (
+        "`dvc repro` with the settings below, the same seeds and number of threads, gives this page again on the same "
+        f"machine, byte by byte. Class prompts: {prompts}. Intervals: {params.bootstrap:,} resamples, seed {params.seed}."
+    )
+    return [
+        Prose(text),
+        tables.hash_table(evidence),
+        Fold("Settings of the trainings", [tables.settings_table(evidence)]),
+    ]

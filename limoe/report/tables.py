@@ -1,0 +1,163 @@
+"""The report's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from limoe.report.document import Cell, Table, Tone
+from limoe.report.evidence import Evidence
+from limoe.report.names import IN_SENTENCES, METRICS, MODELS
+from limoe.report.published import NOTICE, ROWS
+from limoe.report.routing import MODALITIES, RoutingLog
+from limoe.report.scores import Duel, Measured
+from limoe.report.verdict import count, percent, points, span
+from limoe.tracking import flatten
+
+TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "no difference shown": "quiet"}
+
+
+def score_table(measured: Sequence[Measured], evidence: Sequence[Evidence], caption: str) -> Table:
+    """One row a set and metric, one column a contestant, each score with its interval."""
+    cells: dict[tuple[str, str], dict[str, Measured]] = {}
+    for one in measured:
+        cells.setdefault((one.set, one.metric), {})[one.model] = one
+    rows = [
+        [
+            Cell(name, METRICS[metric]),
+            *(_score(models[one.name]) for one in evidence),
+            _chance(evidence[0], name, metric),
+            Cell(f"{next(iter(models.values())).n:,}", sort=next(iter(models.values())).n),
+        ]
+        for (name, metric), models in cells.items()
+    ]
+    columns = ["Set", *(MODELS[one.name] for one in evidence), "Chance", "Items"]
+    return Table(caption, columns, rows, frozenset(range(1, len(columns))))
+
+
+def _score(one: Measured) -> Cell:
+    return Cell(percent(one.value), span(one.low, one.high), one.value)
+
+
+def _chance(evidence: Evidence, name: str, metric: str) -> Cell:
+    chance, classes = evidence.scores.get((name, "chance"), (0.0, 0))
+    if metric in ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "calibration") or not classes:
+        return Cell("", sort=-1)
+    guessed = min(1.0, 5 * chance) if metric == "top5" else chance
+    return Cell(percent(guessed, 2), sort=guessed)
+
+
+def duel_table(duels: Sequence[Duel]) -> Table:
+    """LIMoE against each baseline, test by test."""
+    columns = [
+        "Test",
+        "Against",
+        "LIMoE",
+        "Baseline",
+        "Difference, points",
+        "Items won / lost",
+        "p (Holm)",
+        "Verdict",
+    ]
+    rows = [
+        [
+            Cell(duel.set, METRICS[duel.metric]),
+            Cell(MODELS[duel.baseline]),
+            Cell(percent(duel.ours), sort=duel.ours),
+            Cell(percent(duel.theirs), sort=duel.theirs),
+            Cell(points(duel.paired.difference), _points_span(duel), duel.paired.difference),
+            Cell(f"{duel.paired.wins} / {duel.paired.losses}", sort=duel.paired.wins - duel.paired.losses),
+            Cell("< 0.001" if duel.paired.p_holm < 0.001 else f"{duel.paired.p_holm:.3f}", sort=duel.paired.p_holm),
+            Cell(duel.paired.verdict, tone=TONES[duel.paired.verdict]),
+        ]
+        for duel in duels
+    ]
+    return Table("LIMoE against each baseline on the same items", columns, rows, frozenset({2, 3, 4, 5, 6}))
+
+
+def _points_span(duel: Duel) -> str:
+    return f"{points(duel.paired.interval.low)} to {points(duel.paired.interval.high)}"
+
+
+def cost_table(evidence: Sequence[Evidence]) -> Table:
+    """What each contestant holds, computes and has seen; beside it as a multiple of the dense tower's."""
+    base = next((one for one in evidence if one.name == "dense"), evidence[0])
+
+    def row(title: str, note: str, values: Sequence[float]) -> list[Cell]:
+        first = values[list(evidence).index(base)]
+        return [Cell(title, note), *(Cell(count(value), f"{value / first:.2f} ×", value) for value in values)]
+
+    def of(name: str) -> list[float]:
+        return [one.cost[name] for one in evidence]
+
+    forward, seen = of("flops_per_pair_forward"), of("samples_seen")
+    rows = [
+        row("Parameters", "all", of("params_total")),
+        row("Parameters", "active for one token", of("params_active")),
+        row("FLOPs a pair", "forward", forward),
+        row("Pairs seen", "in training", seen),
+        row("FLOPs of the training", "three forward passes a pair", [3 * f * s for f, s in zip(forward, seen, strict=True)]),
+    ]
+    columns = ["Cost", *(MODELS[one.name] for one in evidence)]
+    return Table(
+        f"Costs, and each as a multiple of what {IN_SENTENCES[base.name]} has", columns, rows, frozenset(range(1, len(columns)))
+    )
+
+
+def routing_table(log: RoutingLog) -> Table:
+    """Per MoE layer and modality: placed, effective experts, gate confidence; means over the last 50 steps."""
+    placed, effective, confidence = log.last(log.placed_SLM), log.last(log.effective_SLM), log.last(log.confidence_SLM)
+    experts = log.assigned_SLME.shape[-1]
+    rows = [
+        [
+            Cell(f"block {block}", modality),
+            Cell(percent(placed[layer, m]), sort=float(placed[layer, m])),
+            Cell(f"{effective[layer, m]:.1f}", f"of {experts}", float(effective[layer, m])),
+            Cell(f"{confidence[layer, m]:.2f}", sort=float(confidence[layer, m])),
+        ]
+        for layer, block in enumerate(log.layers_L)
+        for m, modality in enumerate(MODALITIES)
+    ]
+    columns = ["Layer", "Tokens placed", "Effective experts", "Gate confidence"]
+    return Table("Routing at the end of the training (mean of the last 50 steps)", columns, rows, frozenset({1, 2, 3}))
+
+
+def published_table() -> Table:
+    """Published rows, marked as such."""
+
+    def cell(score: str | None) -> Cell:
+        return Cell(score or "", sort=float(score.split()[0]) if score else -1.0)
+
+    columns = [
+        "Published model",
+        "ImageNet top-1, %",
+        "COCO picture to caption, R@1, %",
+        "COCO caption to picture, R@1, %",
+        "Source",
+    ]
+    rows = [[Cell(row.model), cell(row.imagenet), cell(row.coco_i2t), cell(row.coco_t2i), Cell(row.source)] for row in ROWS]
+    return Table(NOTICE, columns, rows, frozenset({1, 2, 3}))
+
+
+def settings_table(evidence: Sequence[Evidence]) -> Table:
+    """Every setting of the training, and where contestants differ."""
+    flat = [flatten(one.settings) for one in evidence]
+    names = sorted({name for settings in flat for name in settings})
+
+    def value(settings: dict[str, Any], name: str) -> str:
+        return f"`{settings[name]}`" if name in settings and settings[name] is not None else ""
+
+    rows = [
+        [Cell(name), *(Cell(value(settings, name)) for settings in flat)] for name in names if any(value(s, name) for s in flat)
+    ]
+    return Table("Settings of the trainings", ["Setting", *(MODELS[one.name] for one in evidence)], rows)
+
+
+def hash_table(evidence: Sequence[Evidence]) -> Table:
+    """SHA-256 of what the scores belong to."""
+    rows = [
+        [Cell("prepared set"), *(Cell(f"`{one.provenance['data'][:16]}`") for one in evidence)],
+        [Cell("tokenizer"), *(Cell(f"`{one.provenance['tokenizer'][:16]}`") for one in evidence)],
+        [Cell("weights"), *(Cell(f"`{one.provenance['weights'][:16]}`") for one in evidence)],
+    ]
+    return Table("What the scores belong to (SHA-256, first 16 digits)", ["File", *(MODELS[one.name] for one in evidence)], rows)

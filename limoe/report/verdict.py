@@ -1,0 +1,130 @@
+"""What the comparison found, in sentences that say no more than was shown: a win is a win, a loss a loss, the rest is open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limoe.config import Contestant
+from limoe.report.evidence import Evidence
+from limoe.report.names import IN_SENTENCES, METRICS
+from limoe.report.scores import Duel, Measured
+
+LISTED = 3  # differences that a sentence names; the table has them all
+
+
+def tally(duels: Sequence[Duel]) -> tuple[int, int]:
+    """(tests in which LIMoE was better, tests in which it was worse)."""
+    verdicts = [duel.paired.verdict for duel in duels]
+    return verdicts.count("better"), verdicts.count("worse")
+
+
+def by_baseline(duels: Sequence[Duel]) -> dict[Contestant, list[Duel]]:
+    """The duels with each baseline, in their order."""
+    found: dict[Contestant, list[Duel]] = {}
+    for duel in duels:
+        found.setdefault(duel.baseline, []).append(duel)
+    return found
+
+
+def headline(duels: Sequence[Duel]) -> str:
+    """One sentence: whether LIMoE beat each baseline, and in how many of the tests."""
+    clauses = [_clause(IN_SENTENCES[baseline], mine) for baseline, mine in by_baseline(duels).items()]
+    return f"LIMoE {'; it '.join(clauses)}." if clauses else "LIMoE was trained alone: there is no baseline to compare it with."
+
+
+def _clause(name: str, duels: Sequence[Duel]) -> str:
+    won, lost = tally(duels)
+    if won and lost:
+        return f"beat {name} in {won} of {len(duels)} tests and lost to it in {lost}"
+    if won:
+        return f"beat {name} in {won} of {len(duels)} tests and lost none"
+    if lost:
+        return f"lost to {name} in {lost} of {len(duels)} tests and won none"
+    return f"was not told apart from {name} in any of {len(duels)} tests"
+
+
+def against(baseline: Contestant, duels: Sequence[Duel]) -> tuple[str, list[str]]:
+    """In how many tests LIMoE was better, worse or neither than one baseline; and where and by how much, the largest first."""
+    won, lost = tally(duels)
+    told = (
+        f"**Against {IN_SENTENCES[baseline]}**, in {len(duels)} paired tests: better in {won}, worse in {lost}, "
+        f"no difference shown in {len(duels) - won - lost}."
+    )
+    lines = []
+    for verdict in ("better", "worse"):
+        chosen = sorted((duel for duel in duels if duel.paired.verdict == verdict), key=lambda duel: -abs(duel.paired.difference))
+        lines += [f"{verdict}: {_difference(duel)}" for duel in chosen[:LISTED]]
+        if len(chosen) > LISTED:
+            lines.append(f"{verdict} in {len(chosen) - LISTED} more, [below](#paired-tests)")
+    return told, lines
+
+
+def main_test(measured: Sequence[Measured], evidence: Sequence[Evidence]) -> str:
+    """Everyone's score on the first test set, with chance where it is known."""
+    first = measured[0]
+    scores = [one for one in measured if (one.set, one.metric) == (first.set, first.metric)]
+    chance, classes = evidence[0].scores.get((first.set, "chance"), (None, 0))
+    setting = f" (chance among {classes:,} names is {percent(chance, 2)})" if chance is not None else f" (among {first.n:,})"
+    told = "; ".join(f"{IN_SENTENCES[one.model]} {percent(one.value)} ({span(one.low, one.high)})" for one in scores)
+    return f"**On the main test**, `{first.set}`, {METRICS[first.metric]}{setting}: {told}."
+
+
+def price(evidence: Sequence[Evidence]) -> str:
+    """What LIMoE holds and computes beside the first baseline."""
+    if len(evidence) < 2:
+        return f"LIMoE holds {count(evidence[0].cost['params_total'])} parameters."
+    ours, theirs = evidence[0].cost, evidence[1].cost
+    ratios = {name: ours[name] / theirs[name] for name in ("params_total", "params_active", "flops_per_pair_forward")}
+    return (
+        f"**The price**: LIMoE holds {ratios['params_total']:.1f} times as many parameters as {IN_SENTENCES[evidence[1].name]} "
+        f"({count(ours['params_total'])} against {count(theirs['params_total'])}), and needs {ratios['params_active']:.2f} times "
+        f"as many for one token and {ratios['flops_per_pair_forward']:.2f} times the FLOPs for a pair."
+    )
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a percentage.
+
+    >>> percent(0.0841)
+    '8.4%'
+    """
+    return f"{100 * share:.{digits}f}%"
+
+
+def span(low: float, high: float) -> str:
+    """An interval of shares, in per cent.
+
+    >>> span(0.063, 0.107)
+    '6.3 to 10.7'
+    """
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign.
+
+    >>> points(-0.051), points(-0.0001)
+    ('−5.1', '0.0')
+    """
+    rounded = round(100 * difference, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
+
+
+def count(number: float) -> str:
+    """A large number in three digits.
+
+    >>> count(12_345_678)
+    '12.3 M'
+    """
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g}"
+
+
+def _difference(duel: Duel) -> str:
+    low, high = points(duel.paired.interval.low), points(duel.paired.interval.high)
+    return (
+        f"`{duel.set}`, {METRICS[duel.metric]}: {percent(duel.ours)} against {percent(duel.theirs)}, "
+        f"a difference of **{points(duel.paired.difference)} points** ({low} to {high})"
+    )

@@ -1,0 +1,178 @@
+"""The page and the Markdown: self-contained, safe against what captions hold, complete, and drawn by a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import plotly.graph_objects as go
+import pytest
+from evalkit import tiny_params
+from reportkit import plant
+
+from limoe.config import CONTESTANTS
+from limoe.report import tables
+from limoe.report.document import Cards, Cell, Document, Figure, Fold, Prose, Section, Table, Terms
+from limoe.report.evidence import load_evidence
+from limoe.report.markdown import to_markdown
+from limoe.report.page import inline, to_html
+from limoe.report.published import NOTICE, ROWS
+from limoe.report.scores import duels, measure
+from limoe.report.story import tell
+from limoe.report.style import CSS
+
+PARAMS = tiny_params()
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory):
+    evidence = load_evidence(plant(tmp_path_factory.mktemp("planted"), PARAMS), CONTESTANTS)
+    return tell(evidence, measure(evidence, PARAMS.compare, 15), duels(evidence, PARAMS.compare), PARAMS.compare, "timing.md")
+
+
+@pytest.fixture(scope="module")
+def page(document):
+    return to_html(document)
+
+
+def blocks(document):
+    def walk(some):
+        for block in some:
+            yield block
+            if isinstance(block, Fold):
+                yield from walk(block.blocks)
+
+    yield from walk([*document.lead, *(block for section in document.sections for block in section.blocks)])
+
+
+def without_plotly(page):
+    """All of the page before its two scripts, plotly's and ours."""
+    return page.split("<script>")[0]
+
+
+def test_the_page_asks_for_nothing_from_outside(page):
+    outside = without_plotly(page)
+    assert not re.search(r"""(src|href|action|poster)\s*=\s*["']?(https?:)?//""", outside)
+    assert not re.search(r"url\(|@import", CSS)
+    links = re.findall(r'href="([^"]*)"', outside)
+    assert {link for link in links if not link.startswith("#")} == {"data:,", "timing.md"}
+    assert "default-src 'none'" in page.split("<style>")[0]
+    assert page.count("<script>") == 2
+
+
+def test_equal_documents_give_equal_bytes(document, page):
+    assert to_html(document) == page
+    assert to_markdown(document, "report.html") == to_markdown(document, "report.html")
+
+
+def test_light_and_dark_give_every_colour_a_value(document, page):
+    light, dark = CSS.split("prefers-color-scheme: dark")
+    text = without_plotly(page)
+    used = set(re.findall(r'"@([\w-]+)"', text)) | set(re.findall(r"var\(--([\w-]+)\)", text)) - {"mark"}
+    assert used
+    for name in used:
+        assert f"--{name}:" in light
+        assert f"--{name}:" in dark
+    assert '<meta name="viewport" content="width=device-width' in page
+
+
+def test_every_figure_is_one_that_plotly_accepts(document):
+    def plain(value):
+        if isinstance(value, str):
+            return "#123456" if value.startswith("@") else value
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items()}
+        return [plain(one) for one in value] if isinstance(value, list) else value
+
+    figures = [block for block in blocks(document) if isinstance(block, Figure)]
+    assert [figure.id for figure in figures] == ["scores", "curves", "experts", "placed"]
+    for figure in figures:
+        go.Figure(data=plain(list(figure.data)), layout=plain(figure.layout))
+
+
+def test_what_a_table_says_is_in_both_forms(document, page):
+    markdown = to_markdown(document, "report.html")
+    for table in (block for block in blocks(document) if isinstance(block, Table)):
+        assert table.caption in markdown
+        assert inline(table.caption) in page
+        assert all(len(row) == len(table.columns) for row in table.rows)
+    assert document.headline in markdown
+    for term in ("placed", "effective experts", "interval", "ties", "`unseen-style`".strip("`")):
+        assert f"**{term}**" in markdown
+
+
+def test_published_rows_are_marked_and_quote_both_versions(document):
+    markdown = to_markdown(document, "report.html")
+    assert f"**{NOTICE}**" in markdown
+    assert f"{NOTICE}:" in markdown
+    assert "78.6 (arXiv v1), 77.9 (NeurIPS)" in markdown
+    assert "84.1 (arXiv v1), 83.8 (NeurIPS)" in markdown
+    assert all(row.source for row in ROWS)
+
+
+def test_validation_scores_stand_apart_from_the_tests(document):
+    scores = next(section for section in document.sections if section.id == "scores")
+    shown = [block for block in scores.blocks if isinstance(block, Table)]
+    folded = [block for block in scores.blocks if isinstance(block, Fold) and block.title == "Validation sets"]
+    assert "val" not in {row[0].text for row in shown[0].rows}
+    assert {row[0].text for row in folded[0].blocks[0].rows} == {"val"}
+
+
+def test_settings_and_hashes_that_reproduce_it_are_there(document):
+    markdown = to_markdown(document, "report.html")
+    for needle in ("train.lr", "`0.002`", "dddddddddddddddd", "a picture of {}", "100 resamples, seed 0"):
+        assert needle in markdown
+
+
+def test_costs_are_multiples_of_the_dense_tower(tmp_path):
+    table = tables.cost_table(load_evidence(plant(tmp_path, PARAMS), CONTESTANTS))
+    row = next(row for row in table.rows if (row[0].text, row[0].note) == ("Parameters", "all"))
+    assert [(cell.text, cell.note) for cell in row[1:]] == [("4 M", "4.00 ×"), ("1 M", "1.00 ×"), ("1.2 M", "1.20 ×")]
+
+
+def test_text_from_outside_cannot_become_markup():
+    evil = "</script><img src=x onerror=alert(1)>"
+    figure = Figure("f", "caption", evil, [{"name": evil}], {})
+    section = Section("s", evil, [Prose(evil), Table(evil, [evil], [[Cell(evil, evil)]]), figure, Terms({evil: evil})])
+    page = to_html(Document(evil, evil, [Cards([])], [section]))
+    assert "<img" not in without_plotly(page)
+    assert page.count("</script>") == page.count("<script") == 3
+
+
+def test_a_pipe_in_a_cell_does_not_break_the_markdown_table():
+    document = Document("t", "h", [Table("c", ["a|b"], [[Cell("x|y")]])], [])
+    assert "| x\\|y |" in to_markdown(document, "p")
+
+
+PROBE = """<script>
+const plots = [...document.querySelectorAll(".plot")];
+const table = document.querySelector("table"), button = table.querySelectorAll("thead button")[1];
+const column = () => [...table.tBodies[0].rows].map(row => Number(row.cells[1].dataset.sort));
+button.click(); const up = column(); button.click(); const down = column();
+setTimeout(() => document.title = JSON.stringify({
+  drawn: plots.filter(plot => plot.querySelector(".scatterlayer path, .heatmaplayer image")).length, plots: plots.length,
+  up, down, wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+}), 2000);
+</script></body>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium: apt-get install chromium")
+def test_a_browser_draws_every_figure_sorts_the_table_and_complains_of_nothing(page, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(page.replace("</body>", PROBE), encoding="utf-8")
+    command = [
+        "chromium",
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--enable-logging=stderr",
+    ]
+    command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
+    found = subprocess.run([*command, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in found.stderr, found.stderr
+    title = re.search(r"<title>(.*?)</title>", found.stdout)
+    state = json.loads(title.group(1).replace("&quot;", '"'))
+    assert state["drawn"] == state["plots"] == 4
+    assert state["up"] == sorted(state["up"]) == state["down"][::-1]
+    assert state["wide"] == 0

@@ -1,0 +1,120 @@
+"""Intervals and duels over planted evidence."""
+
+import pytest
+from evalkit import tiny_params
+from reportkit import plant
+
+from limoe.config import CONTESTANTS, Paths
+from limoe.errors import UserError
+from limoe.files import read_json, write_json
+from limoe.report.evidence import load_evidence
+from limoe.report.scores import duels, is_selection, measure
+
+PARAMS = tiny_params("compare.bootstrap=500")
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    zero, scenes = {"limoe": 0.3, "dense": 0.3, "clip": 0.4}, {"limoe": 0.5, "dense": 0.2, "clip": 0.5}
+    return load_evidence(plant(tmp_path_factory.mktemp("planted"), PARAMS, zero, scenes), CONTESTANTS)
+
+
+@pytest.fixture(scope="module")
+def measured(evidence):
+    return measure(evidence, PARAMS.compare, bins=15)
+
+
+def test_every_score_has_an_interval_around_it(evidence, measured):
+    assert {(one.set, one.metric) for one in measured} == {
+        (name, metric) for name, metric in evidence[0].scores if metric not in ("chance", "confidence")
+    }
+    for one in measured:
+        assert 0 <= one.low <= one.value + 1e-9
+        assert one.value - 1e-9 <= one.high <= 1
+        assert one.low < one.high
+    assert [one.model for one in measured] == [name for name in CONTESTANTS for _ in range(len(measured) // 3)]
+
+
+def test_the_values_are_the_planted_ones(measured):
+    scores = {(one.model, one.set, one.metric): one for one in measured}
+    assert scores["clip", "unseen-style", "top1"].value == 0.4
+    assert scores["clip", "unseen-style", "top1"].n == 200
+    assert scores["limoe", "test-scenes", "i2t_r1"].value == 0.5
+    assert scores["limoe", "unseen-style", "calibration"].value == pytest.approx(0.05)
+    assert set(scores["limoe", "val", "top1"].row()) == {"model", "set", "metric", "value", "low", "high", "n"}
+
+
+def test_one_family_of_test_sets_only_and_in_the_right_direction(evidence):
+    found = duels(evidence, PARAMS.compare)
+    tests = {(one.set, one.metric) for one in found}
+    assert tests == {
+        ("unseen-style", "top1"),
+        ("unseen-style/no-skin-tones", "top1"),
+        ("unseen-concept", "top1"),
+        ("test-scenes", "i2t_r1"),
+        ("test-scenes", "t2i_r1"),
+    }
+    verdicts = {(one.baseline, one.set, one.metric): one.paired.verdict for one in found}
+    assert verdicts["dense", "test-scenes", "i2t_r1"] == "better"
+    assert verdicts["clip", "unseen-style", "top1"] == "worse"
+    assert verdicts["dense", "unseen-style", "top1"] == verdicts["clip", "test-scenes", "i2t_r1"] == "no difference shown"
+    smallest = min(found, key=lambda one: one.paired.p)
+    assert smallest.paired.p_holm == pytest.approx(min(1, len(found) * smallest.paired.p))
+
+
+def test_validation_sets_are_tested_only_where_there_is_no_other(tmp_path):
+    paths = plant(tmp_path, PARAMS)
+    for name in CONTESTANTS:
+        path = paths.evaluate(name) / "results.json"
+        write_json(path, [row for row in read_json(path) if row["set"] == "val"])
+    found = duels(load_evidence(paths, CONTESTANTS), PARAMS.compare)
+    assert {one.set for one in found} == {"val"}
+
+
+def test_views_of_validation_sets_are_validation():
+    assert is_selection("val-style/anything")
+    assert not is_selection("unseen-style/no-skin-tones")
+
+
+@pytest.mark.parametrize("what, value, message", [("data", "0" * 64, "prepared sets"), ("evaluate", {}, "evaluate settings")])
+def test_scores_on_other_data_or_settings_are_not_compared(tmp_path, what, value, message):
+    paths = plant(tmp_path, PARAMS)
+    path = paths.evaluate("clip") / "provenance.json"
+    write_json(path, read_json(path) | {what: value})
+    with pytest.raises(UserError, match=f"runs/evaluate/clip and .*not comparable.*different {message}"):
+        load_evidence(paths, CONTESTANTS)
+
+
+def test_other_items_are_not_paired(tmp_path):
+    paths = plant(tmp_path / "a", PARAMS)
+    other = plant(tmp_path / "b", PARAMS, pictures=100)
+    (other.evaluate("dense") / "items.parquet").replace(paths.evaluate("dense") / "items.parquet")
+    with pytest.raises(UserError, match="scored other items"):
+        load_evidence(paths, CONTESTANTS)
+
+
+def test_what_is_missing_is_named_with_the_command(tmp_path):
+    with pytest.raises(UserError, match="runs/evaluate/limoe: no such folder; run `limoe evaluate limoe` first"):
+        load_evidence(Paths(tmp_path), CONTESTANTS)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [("items.parquet", "not a Parquet file"), ("results.json", "not valid JSON"), ("provenance.json", "not valid")],
+)
+def test_broken_files_are_named(tmp_path, name, message):
+    paths = plant(tmp_path, PARAMS)
+    (paths.evaluate("dense") / name).write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=f"{name}: {message}"):
+        load_evidence(paths, CONTESTANTS)
+
+
+@pytest.mark.parametrize("name, message", [("metrics.jsonl", "not JSON lines"), ("cost.json", "not valid JSON")])
+def test_broken_training_files_are_named(tmp_path, name, message):
+    paths = plant(tmp_path, PARAMS)
+    (paths.train("dense") / name).write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=f"{name}: {message}"):
+        load_evidence(paths, CONTESTANTS)
+    (paths.train("dense") / name).unlink()
+    with pytest.raises(UserError, match=f"{name}: no such file"):
+        load_evidence(paths, CONTESTANTS)

@@ -1,0 +1,85 @@
+"""The compare stage over planted evidence: its files, their bytes, the truth of its verdict, and what it refuses."""
+
+import json
+
+import pytest
+from evalkit import tiny_params
+from reportkit import plant
+
+from limoe.config import Params
+from limoe.errors import UserError
+from limoe.files import write_json
+from limoe.stages import compare
+
+PARAMS = tiny_params("compare.bootstrap=300")
+
+
+def reports(paths):
+    return {path.name: path.read_bytes() for path in paths.report.iterdir()}
+
+
+def test_the_three_outs_and_the_timing_beside_them(tmp_path, capsys):
+    paths = plant(tmp_path, PARAMS)
+    write_json(
+        paths.timing("train-limoe"), {"seconds": 12.5, "step_ms_median": 321.5, "peak_rss_mb": 777, "mlflow_run_id": "abc"}
+    )
+    compare.run(PARAMS, paths)
+    found = reports(paths)
+    assert set(found) == {"metrics.json", "report.md", "report.html", "timing.md"}
+    rows = json.loads(found["metrics.json"])
+    assert all(list(row) == ["high", "low", "metric", "model", "n", "set", "value"] for row in rows)
+    assert {row["model"] for row in rows} == {"limoe", "dense", "clip"}
+    assert b"321.5" in found["timing.md"]
+    for name in ("report.md", "report.html", "metrics.json"):
+        assert b"321.5" not in found[name]
+        assert b"abc" not in found[name].split(b"plotly")[0]
+    said = capsys.readouterr().out
+    assert "LIMoE was not told apart from the dense tower" in " ".join(said.split())
+    assert "321.5" in said
+
+
+def test_equal_evidence_gives_equal_bytes_whatever_the_clock_said(tmp_path):
+    first, second = plant(tmp_path / "a", PARAMS), plant(tmp_path / "b", PARAMS)
+    write_json(first.timing("train-limoe"), {"seconds": 1})
+    for paths in (first, second):
+        compare.run(PARAMS, paths)
+    outs = [{name: content for name, content in reports(paths).items() if name != "timing.md"} for paths in (first, second)]
+    assert outs[0] == outs[1]
+
+
+@pytest.mark.parametrize(
+    "ours, sentence",
+    [
+        (0.7, "LIMoE beat the dense tower in 2 of 5 tests and lost none"),
+        (0.1, "LIMoE lost to the dense tower in 2 of 5 tests and won none"),
+    ],
+    ids=["win", "loss"],
+)
+def test_the_report_says_who_won(tmp_path, ours, sentence):
+    paths = plant(tmp_path, PARAMS, scenes={"limoe": ours, "dense": 0.4, "clip": ours})
+    compare.run(PARAMS, paths)
+    assert sentence in (paths.report / "report.md").read_text(encoding="utf-8")
+    assert sentence in (paths.report / "report.html").read_text(encoding="utf-8")
+
+
+def test_two_contestants_are_enough_and_limoe_must_be_one(tmp_path):
+    paths = plant(tmp_path, PARAMS)
+    values = PARAMS.model_dump(mode="json")
+    compare.run(Params.parse(values | {"contestants": {"limoe": {}, "clip": {}}}, "test"), paths)
+    assert {row["model"] for row in json.loads(reports(paths)["metrics.json"])} == {"limoe", "clip"}
+    with pytest.raises(UserError, match="compare needs limoe"):
+        compare.run(Params.parse(values | {"contestants": {"clip": {}}}, "test"), paths)
+
+
+def test_limoe_alone_is_reported_without_a_verdict(tmp_path):
+    paths = plant(tmp_path, PARAMS)
+    compare.run(Params.parse(PARAMS.model_dump(mode="json") | {"contestants": {"limoe": {}}}, "test"), paths)
+    assert "there is no baseline to compare it with" in (paths.report / "report.md").read_text(encoding="utf-8")
+
+
+def test_nothing_is_written_when_evidence_is_missing(tmp_path):
+    paths = plant(tmp_path, PARAMS)
+    (paths.evaluate("clip") / "items.parquet").unlink()
+    with pytest.raises(UserError, match=r"items\.parquet: no such file"):
+        compare.run(PARAMS, paths)
+    assert not paths.report.exists()
