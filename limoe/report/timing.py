@@ -12,7 +12,7 @@ from limoe.report.names import MODELS
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = {
+FIGURES = {
     "step_ms_median": "median step, ms",
     "seconds": "training, s",
     "steps": "steps timed",
@@ -22,35 +22,36 @@ COLUMNS = {
     "precision": "precision",
 }
 UNKNOWN = "–"
+NOTE = (
+    "Of the last trainings on this machine; no two runs agree on these, so the report leaves them out. A training that was "
+    "interrupted counts from its last start; one whose result came from DVC's cache has no figures."
+)
 
 
 def timing_rows(paths: Paths, names: Sequence[Contestant]) -> list[list[str]]:
-    """One row a contestant: its name and COLUMNS. A training whose result came from DVC's cache was not timed on this machine."""
-    return [[MODELS[name], *_row(paths, name)] for name in names]
+    """One row a figure: its name, and each contestant's."""
+    columns = [_figures(paths, name) for name in names]
+    return [[title, *(column[figure] for column in columns)] for figure, title in FIGURES.items()]
 
 
-def _row(paths: Paths, name: Contestant) -> list[str]:
+def _figures(paths: Paths, name: Contestant) -> dict[str, str]:
     path = paths.timing(f"train-{name}")
     values: dict[str, Any] = read_json(path) if path.exists() else {}
-    return [UNKNOWN if values.get(column) is None else str(values[column]) for column in COLUMNS]
+    return {figure: UNKNOWN if values.get(figure) is None else str(values[figure]) for figure in FIGURES}
 
 
 def timing_markdown(paths: Paths, names: Sequence[Contestant]) -> str:
     """The rows as a Markdown file."""
-    lines = [["Model", *COLUMNS.values()], ["---"] * (len(COLUMNS) + 1), *timing_rows(paths, names)]
+    lines = [["", *(MODELS[name] for name in names)], ["---"] + ["---:"] * len(names), *timing_rows(paths, names)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    note = (
-        "Of the last trainings on this machine; no two runs agree on these, so the report leaves them out. A training that was "
-        "interrupted counts from its last start; one whose result came from DVC's cache has no figures."
-    )
-    return f"# Wall clock and memory\n\n{note}\n\n{table}\n"
+    return f"# Wall clock and memory\n\n{NOTE}\n\n{table}\n"
 
 
 def timing_table(paths: Paths, names: Sequence[Contestant]) -> Table:
     """The rows for a terminal."""
     from rich.table import Table
 
-    table = Table("Model", *COLUMNS.values(), title="Wall clock and memory of the trainings")
+    table = Table("Wall clock and memory", *(MODELS[name] for name in names))
     for row in timing_rows(paths, names):
         table.add_row(*row)
     return table

@@ -33,14 +33,14 @@ def headline(duels: Sequence[Duel]) -> str:
 
 
 def _clause(name: str, duels: Sequence[Duel]) -> str:
-    won, lost = tally(duels)
+    (won, lost), tests = tally(duels), f"{len(duels)} test{'s' if len(duels) > 1 else ''}"
     if won and lost:
-        return f"beat {name} in {won} of {len(duels)} tests and lost to it in {lost}"
+        return f"beat {name} in {won} of {tests} and lost to it in {lost}"
     if won:
-        return f"beat {name} in {won} of {len(duels)} tests and lost none"
+        return f"beat {name} in {won} of {tests} and lost none"
     if lost:
-        return f"lost to {name} in {lost} of {len(duels)} tests and won none"
-    return f"was not told apart from {name} in any of {len(duels)} tests"
+        return f"lost to {name} in {lost} of {tests} and won none"
+    return f"was not told apart from {name} in any of {tests}"
 
 
 def against(baseline: Contestant, duels: Sequence[Duel]) -> tuple[str, list[str]]:
@@ -111,14 +111,14 @@ def points(difference: float) -> str:
 
 
 def count(number: float) -> str:
-    """A large number in three digits.
+    """A large number in three digits; its unit stays on the same line.
 
     >>> count(12_345_678)
-    '12.3 M'
+    '12.3\\xa0M'
     """
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
-            return f"{number / size:.3g} {letter}"
+            return f"{number / size:.3g}\N{NO-BREAK SPACE}{letter}"
     return f"{number:.3g}"
 
 

@@ -127,7 +127,7 @@ def test_settings_and_hashes_that_reproduce_it_are_there(document):
 def test_costs_are_multiples_of_the_dense_tower(tmp_path):
     table = tables.cost_table(load_evidence(plant(tmp_path, PARAMS), CONTESTANTS))
     row = next(row for row in table.rows if (row[0].text, row[0].note) == ("Parameters", "all"))
-    assert [(cell.text, cell.note) for cell in row[1:]] == [("4 M", "4.00 ×"), ("1 M", "1.00 ×"), ("1.2 M", "1.20 ×")]
+    assert [(cell.text, cell.note) for cell in row[1:]] == [("4\xa0M", "4.00 ×"), ("1\xa0M", "1.00 ×"), ("1.2\xa0M", "1.20 ×")]
 
 
 def test_text_from_outside_cannot_become_markup():
