@@ -38,7 +38,9 @@ class Limoe(nn.Module):
     moe: None for the dense tower. bucket: in training the stream is padded to a multiple of it, which changes no result.
     """
 
-    def __init__(self, tower: TowerParams, moe: MoeParams | None, vocab_size: int, init_scale: float = 10.0, bucket: int = 1) -> None:
+    def __init__(
+        self, tower: TowerParams, moe: MoeParams | None, vocab_size: int, init_scale: float = 10.0, bucket: int = 1
+    ) -> None:
         super().__init__()
         self.tower = tower
         self.group_pairs = 0 if moe is None else moe.group_pairs

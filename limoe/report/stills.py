@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING
-
 from limoe.data.balance import BalanceReport
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-COLOURS = ("#0a8f62", "#8a4fd3", "#cf620a", "#2c6fdb", "#c2317c", "#7a7a12")  # the page's series
-INCHES, DPI = (7.0, 3.6), 120
+from limoe.plots import COLOURS, new_figure, to_png
 
 
 def caption_lengths(report: BalanceReport) -> bytes:
     """Share of captions by length in tokens, a line a source, and where they are cut."""
-    figure = _figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     for place, scope in enumerate(report.scopes[1:] or report.scopes):
         shares = [100 * one for one in scope.lengths.shares]
@@ -24,12 +16,12 @@ def caption_lengths(report: BalanceReport) -> bytes:
     axes.axvline(report.text_length + 0.5, color="#a8231b", linestyle=":", label=f"cut at {report.text_length}")
     axes.set(xlabel="tokens of a caption", ylabel="captions, %", ylim=(0, None), xlim=(0, None))
     axes.legend(frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def tokens(report: BalanceReport) -> bytes:
     """Image and text tokens of a pair, a bar a source."""
-    figure = _figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     names = [scope.name for scope in report.scopes]
     images = [scope.image_tokens for scope in report.scopes]
@@ -40,18 +32,4 @@ def tokens(report: BalanceReport) -> bytes:
     axes.invert_yaxis()
     axes.set(xlabel="tokens a pair, mean", xlim=(0, 1.15 * max(map(sum, zip(images, texts, strict=True)))))
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    return _png(figure)
-
-
-def _figure() -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(INCHES, DPI, layout="constrained")
-
-
-def _png(figure: Figure) -> bytes:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return to_png(figure)

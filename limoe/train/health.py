@@ -138,6 +138,6 @@ class FiniteGuard:
         if self.in_a_row >= self.limit:
             raise UserError(
                 f"training diverged: at step {step} the loss was {loss} and the gradient norm {gradient_norm}, not finite for "
-                f"{self.in_a_row} steps in a row (batch begins with {', '.join(keys[:3])}); lower train.lr or look at those records"
+                f"{self.in_a_row} steps in a row (batch begins with {', '.join(keys[:3])}); lower train.lr or look at these"
             )
         return False

@@ -51,8 +51,9 @@ def test_outs(paths, contestant):
         "model/preprocess.json",
         "model/tokenizer.json",
         "params.json",
+        "plots/curves.png",
         "routing.parquet",
-    }
+    } | ({"plots/experts.png"} if contestant == "limoe" else set())
     cost = json.loads((out / "cost.json").read_text())
     assert cost["samples_seen"] == 6 * 16
     assert (cost["params_total"] > cost["params_active"]) == (contestant == "limoe")
