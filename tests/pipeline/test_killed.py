@@ -1,0 +1,84 @@
+"""SIGKILL in the middle of a training: never two trainers, and in the end the weights of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pipelinekit import Workspace, copy_of
+
+pytestmark = pytest.mark.timeout(600)
+STEPS = 120
+CHANGES = {"train": {"lr": 0.001, "steps": STEPS}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """train@limoe with another learning rate, run to its end."""
+    workspace = copy_of(finished, tmp_path_factory.mktemp("undisturbed") / "home")
+    workspace.change(CHANGES)
+    workspace.run("dvc", "repro", "train@limoe")
+    return workspace
+
+
+def wait_for(what: str, found: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.05)
+
+
+def checkpoints(workspace: Workspace) -> list[Path]:
+    return sorted((workspace.root / ".limoe" / "work").glob("train-limoe-*/checkpoints/step-*"))
+
+
+def trainer(workspace: Workspace) -> int:
+    """The process that holds the training's lock."""
+    return int((workspace.root / ".limoe" / "work" / "train-limoe.lock").read_text().removeprefix("process "))
+
+
+def running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_another_learning_rate_reruns_the_training_and_not_what_came_before(finished: Workspace, undisturbed: Workspace) -> None:
+    before, after = finished.locked(), undisturbed.locked()
+    assert after["train@limoe"] != before["train@limoe"]
+    assert undisturbed.timing("prepare") == finished.timing("prepare"), "prepare did not run again"
+    assert {name: outs for name, outs in after.items() if name != "train@limoe"} == {
+        name: outs for name, outs in before.items() if name != "train@limoe"
+    }
+    assert undisturbed.timing("train-limoe")["steps"] == STEPS
+    status = undisturbed.run("dvc", "status", "prepare", "balance", "train@limoe")
+    assert "up to date" in status
+
+
+def test_killed_and_started_again(finished: Workspace, undisturbed: Workspace, tmp_path: Path) -> None:
+    workspace = copy_of(finished, tmp_path / "home")
+    workspace.change(CHANGES)
+    dvc = workspace.start("dvc", "repro", "train@limoe")
+    wait_for("a checkpoint", lambda: bool(checkpoints(workspace)))
+    child = trainer(workspace)
+    os.kill(child, signal.SIGSTOP)  # it stays in the middle of its training however fast this machine is
+    dvc.kill()
+    dvc.wait()
+    assert running(child), "SIGKILL of dvc alone leaves its child alive"
+
+    refusal = workspace.run("dvc", "repro", "train@limoe", code=None)
+    assert re.search(rf"training limoe is already running: process {child} holds \S+train-limoe\.lock", refusal)
+    assert trainer(workspace) == child
+    assert running(child)
+
+    os.kill(child, signal.SIGKILL)
+    wait_for("the end of the trainer", lambda: not running(child))
+    done = max(int(path.name.removeprefix("step-")) for path in checkpoints(workspace))
+    workspace.run("dvc", "repro", "train@limoe")
+    assert workspace.timing("train-limoe")["steps"] == STEPS - done, "it went on from the last checkpoint"
+    assert workspace.locked()["train@limoe"] == undisturbed.locked()["train@limoe"]
+    assert checkpoints(workspace) == [], "resumable state is gone once the stage is complete"
