@@ -45,13 +45,13 @@ class Attention(nn.Module):
     def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
         """(T, D) -> (T, D); padding rows come out as the bias alone and mean nothing."""
         qkv_T3D = self.qkv(x_TD)
+        image_rows, text_rows = layout.split(qkv_T3D)
         parts = []
         if layout.images:
-            image_BPD = qkv_T3D[: layout.image_rows].view(layout.images, layout.patches, -1)
+            image_BPD = image_rows.view(layout.images, layout.patches, -1)
             parts.append(attend(image_BPD, self.heads, None).flatten(0, 1))
         if layout.text is not None:
-            text_ND = qkv_T3D[layout.image_rows : layout.image_rows + layout.text_rows]
-            mixed_BLD = attend(layout.text.pad(text_ND), self.heads, layout.text.mask_BL)
+            mixed_BLD = attend(layout.text.pad(text_rows), self.heads, layout.text.mask_BL)
             parts.append(layout.text.flatten(mixed_BLD))
         if layout.padding:
             parts.append(parts[0].new_zeros(layout.padding, x_TD.shape[1]))

@@ -78,7 +78,8 @@ class Limoe(nn.Module):
         layout = Layout.of(images, self.tower.image_tokens, batch.lengths_B, batch.ids_N.device, self.group_pairs, self.bucket)
         x_TD = torch.cat([self.embed_images(batch.images_BCHW), self.embed_text(batch.ids_N, layout)])
         x_TD, routings = self.encoder(F.pad(x_TD, (0, 0, 0, layout.padding)), layout, noise)
-        return Output(self.pool_images(x_TD, layout), self.pool_text(x_TD, layout), layout, routings)
+        image_rows, text_rows = layout.split(x_TD)
+        return Output(self.pool_images(image_rows, layout), self.pool_text(text_rows, layout), layout, routings)
 
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
         """float32 (B, V) embeddings of normalised images, as open_clip's method of this name."""
@@ -106,14 +107,14 @@ class Limoe(nn.Module):
         return x_ND
 
     def pool_images(self, x_TD: Tensor, layout: Layout, normalize: bool = True) -> Tensor:
-        """(B, V): the mean over an image's patches, projected."""
-        pooled_BD = x_TD[: layout.image_rows].view(layout.images, layout.patches, -1).mean(1)
+        """(B * P, D) -> (B, V): the mean over an image's patches, projected."""
+        pooled_BD = x_TD.view(layout.images, layout.patches, -1).mean(1)
         return _finish(self.image_projection(pooled_BD), normalize)
 
     def pool_text(self, x_TD: Tensor, layout: Layout, normalize: bool = True) -> Tensor:
-        """(B, V): the mean over a caption's real tokens, projected."""
+        """(N, D) -> (B, V): the mean over a caption's tokens, projected."""
         assert layout.text is not None
-        x_BLD = layout.text.pad(x_TD[layout.image_rows : layout.image_rows + layout.text_rows])
+        x_BLD = layout.text.pad(x_TD)
         pooled_BD = x_BLD.sum(1) / layout.text.mask_BL.sum(1, keepdim=True)
         return _finish(self.text_projection(pooled_BD), normalize)
 

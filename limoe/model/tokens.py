@@ -123,6 +123,11 @@ class Layout:
         """Number of text tokens."""
         return 0 if self.text is None else self.text.slot_N.numel()
 
+    def split(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """The image and the text tokens of a stream, padding left out (one split: a slice's gradient is a stream of zeros)."""
+        image_rows, text_rows, _ = torch.split(x_TD, [self.image_rows, self.text_rows, self.padding])
+        return image_rows, text_rows
+
     @classmethod
     def of(
         cls, images: int, patches: int, lengths_B: Tensor | None, device: torch.device, group_pairs: int = 0, bucket: int = 1
