@@ -16,6 +16,16 @@ from limoe.files import sha256_json
 
 Contestant = Literal["limoe", "dense", "clip"]
 CONTESTANTS: tuple[Contestant, ...] = get_args(Contestant)
+SHARED = (
+    "seed",
+    "threads",
+    "precision",
+    "steps",
+    "batch",
+    "mixture",
+    "crop_scale",
+    "color_jitter",
+)  # what contestants may not change
 AUX_TERMS = ("importance", "load", "z", "local_text", "local_image", "global_text", "global_image")
 
 
@@ -100,7 +110,7 @@ class TowerParams(Section):
     patch_size: int = Field(ge=1)
     text_length: int = Field(ge=2)
     width: int = Field(ge=1)
-    depth: int = Field(ge=1)
+    depth: int = Field(ge=2)
     heads: int = Field(ge=1)
     mlp_ratio: float = Field(gt=0)
     embed_dim: int = Field(ge=1)
@@ -215,6 +225,12 @@ class TrainParams(Section):
     checkpoint_every: int = Field(ge=1)
     log_every: int = Field(ge=1)
 
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        if self.warmup + (self.cooldown if self.schedule == "rsqrt" else 0) > self.steps:
+            raise ValueError(f"warmup ({self.warmup}), and cooldown if the schedule is rsqrt, must fit into steps ({self.steps})")
+        return self
+
     @field_validator("mixture")
     @classmethod
     def _shares(cls, mixture: dict[str, float]) -> dict[str, float]:
@@ -251,7 +267,6 @@ class MachineParams(Section):
     """What belongs to the machine: in no stage's params and in no fingerprint."""
 
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    processes: int = Field(ge=1)
     workers: int = Field(ge=0)
     cache_mb: int = Field(ge=0)
     tracking: Literal["mlflow", "none"]
@@ -271,6 +286,15 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if missing := [name for name in CONTESTANTS if name not in self.contestants]:
+            raise ValueError(
+                f"contestants.{missing[0]} is missing; all of {', '.join(CONTESTANTS)} must be there, {{}} for no change"
+            )
+        wanted = [name for name, share in self.train.mixture.items() if share > 0]
+        if unknown := [name for name in wanted if name not in self.prepare.sources]:
+            raise ValueError(
+                f"train.mixture.{unknown[0]}: not among prepare.sources, which are {', '.join(self.prepare.sources)}"
+            )
         for name in self.contestants:
             train = self.train_for(name)
             if train.batch % self.model.moe.group_pairs:
@@ -298,6 +322,11 @@ class Params(Section):
     def train_for(self, contestant: Contestant) -> TrainParams:
         """The training recipe with this contestant's changes; UserError if they do not fit."""
         changes = self.contestants.get(contestant, {})
+        if shared := [key for key in changes if key in SHARED]:
+            raise UserError(
+                f"contestants.{contestant}.{shared[0]}: contestants see the same data in the same order, so that it is the models "
+                f"that are compared; change train.{shared[0]} for all of them (a contestant's own may be, say, lr or weight_decay)"
+            )
         try:
             return TrainParams.model_validate({**self.train.model_dump(), **changes})
         except ValidationError as error:
@@ -328,7 +357,10 @@ def set_dotted(values: dict[str, Any], assignment: str) -> None:
         node = node.setdefault(part, {}) if isinstance(node, dict) else None
         if not isinstance(node, dict):
             raise UserError(f"override {assignment!r}: {part!r} is a value, not a section")
-    node[parts[-1]] = number_like(yaml.safe_load(text))
+    try:
+        node[parts[-1]] = number_like(yaml.safe_load(text))
+    except yaml.YAMLError:
+        raise UserError(f"override {assignment!r}: {text!r} is not a value in YAML; quote it or close its brackets") from None
 
 
 def number_like(value: Any) -> Any:
@@ -344,14 +376,14 @@ def number_like(value: Any) -> Any:
 def explain(error: ValidationError, model: type[BaseModel] = Params) -> str:
     """The first problem of a pydantic error as a sentence: key, value, what is allowed, and the nearest key if it is unknown."""
     problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in problem["loc"]) or "the file"
+    key = ".".join(str(part) for part in problem["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key}{_nearest(model, problem['loc'])}{more}"
     if problem["type"] == "missing":
         return f"{key} is missing{more}"
     if problem["type"] == "value_error":
-        return f"{key}: {problem['ctx']['error']}{more}"
+        return f"{key + ': ' if key else ''}{problem['ctx']['error']}{more}"
     allowed = problem["msg"][0].lower() + problem["msg"][1:]
     guess = _nearest_choice(problem)
     return f"{key} = {problem['input']!r} is not allowed: {allowed}{guess}{more}"

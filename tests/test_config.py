@@ -99,7 +99,7 @@ def test_a_file_that_is_no_parameters_file(tmp_path: Path, content: str | None, 
 def test_an_override_reads_numbers_as_people_write_them(project: Path) -> None:
     assert changed(project, "train.lr=1e-3").train.lr == 0.001
     assert changed(project, "prepare.emoji.limit=null").prepare.emoji.limit is None
-    assert changed(project, "prepare.sources=[emoji]").prepare.sources == ("emoji",)
+    assert changed(project, "prepare.sources=[scenes, emoji]").prepare.sources == ("scenes", "emoji")
 
 
 @pytest.mark.parametrize("assignment", ["train.lr", "=1", "train..lr=1", ".=1", "train.lr.x=1"])
@@ -161,3 +161,19 @@ def test_paths_lie_under_the_root() -> None:
     assert len(set(places)) == len(places)
     assert all(place.parts[0] == "here" for place in places)
     assert paths.model("clip").is_relative_to(paths.train("clip"))
+
+
+@pytest.mark.parametrize(
+    "assignment, sentence",
+    [
+        ("contestants.limoe.seed=3", "contestants.limoe.seed: contestants see the same data"),
+        ("contestants={limoe: {}, dense: {}}", "contestants.clip is missing"),
+        ("train.mixture={folder: 1.0}", "train.mixture.folder: not among prepare.sources, which are emoji, scenes"),
+        ("train.warmup=100000", "warmup .100000., and cooldown"),
+        ("train.batch=100", "params.yaml: train.batch .100. must be a multiple"),
+        ('evaluate.templates=["{}"', "is not a value in YAML"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(project: Path, assignment: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        changed(project, assignment)

@@ -5,6 +5,7 @@ What differs between two equal runs (seconds, memory, run ids) goes to `.limoe/t
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,12 @@ from limoe.train.outcome import final_metrics, timing, write_journals
 from limoe.train.progress import Progress
 from limoe.train.step import ContrastiveTask
 
+RUN_ID = "run_id"  # in the work folder: the MLflow run that a resumed training goes on with
+
 
 def run(params: Params, paths: Paths, contestant: Contestant) -> None:
     """Train one contestant; a killed run of the same params, data and code is continued from its last checkpoint."""
+    parent = os.getppid()
     prepared = Prepared(paths.prepared)
     train = params.train_for(contestant)
     lengths = caption_lengths(prepared, train, params.model.tower)
@@ -39,7 +43,8 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
         _discard_others(folder, contestant)
         resolved: dict[str, Any] = {"model": config.model_dump(mode="json"), "train": train.model_dump(mode="json")}
         resolved["data"] = prepared.hash
-        with _tracked(params, paths, contestant, resolved, folder) as tracker:
+        with _tracked(params, paths, contestant, folder) as tracker:
+            _describe(tracker, contestant, resolved, folder, paths.prepared)
             trainer = _fit(params, config, train, prepared, folder, contestant, tracker)
             with atomic_directory(paths.train(contestant)) as out:
                 preprocess = Preprocess(config.tower.image_size).to_dict()
@@ -49,7 +54,8 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
                 write_json(out / "metrics.json", final_metrics(write_journals(out, trainer), train.steps))
             write_json(paths.timing(f"train-{contestant}"), timing(trainer) | {"mlflow_run_id": tracker.run_id})
             tracker.log_artifact(paths.train(contestant), "train")
-        shutil.rmtree(folder)
+        if os.getppid() == parent:  # else whoever started this has died, will not know that it is done, and starts it again
+            shutil.rmtree(folder)
 
 
 def _fit(
@@ -73,18 +79,23 @@ def _fit(
         loader.close()
 
 
-def _tracked(params: Params, paths: Paths, contestant: Contestant, resolved: dict[str, Any], folder: Path) -> Tracker:
+def _tracked(params: Params, paths: Paths, contestant: Contestant, folder: Path) -> Tracker:
     """The MLflow run of this training: a new one, or the one that was interrupted."""
-    note = folder / "run_id"
+    note = folder / RUN_ID
     before = note.read_text(encoding="utf-8") if note.exists() else None
-    tracker = open_tracker(params.machine, paths.root, "limoe-train", contestant, before)
-    if tracker.run_id is not None and tracker.run_id != before:
-        write_text(note, tracker.run_id)
-        tracker.set_tags({"git_commit": git_commit(), "contestant": contestant})
-        tracker.log_params(resolved)
-        tracker.log_dict(resolved, "params.json")
-        tracker.log_dataset("prepared", str(resolved["data"]), paths.prepared)
-    return tracker
+    return open_tracker(params.machine, paths.root, "limoe-train", contestant, before)
+
+
+def _describe(tracker: Tracker, contestant: Contestant, resolved: dict[str, Any], folder: Path, data: Path) -> None:
+    """Say once what the run is; a resumed one has been told."""
+    note = folder / RUN_ID
+    if tracker.run_id is None or (note.exists() and note.read_text(encoding="utf-8") == tracker.run_id):
+        return
+    tracker.set_tags({"git_commit": git_commit(), "contestant": contestant})
+    tracker.log_params(resolved)
+    tracker.log_dict(resolved, "params.json")
+    tracker.log_dataset("prepared", str(resolved["data"]), data)
+    write_text(note, tracker.run_id)
 
 
 def _discard_others(folder: Path, contestant: Contestant) -> None:

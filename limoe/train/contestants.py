@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from statistics import fmean
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from torch import nn
 
 from limoe.config import Contestant, Params, TowerParams, TrainParams
+from limoe.data.loader import source_rows
 from limoe.data.prepared import Prepared
+from limoe.data.sampler import mixture_counts
 from limoe.data.schema import TRAIN
 from limoe.model.clip import matched_text_width
 from limoe.model.flops import active_parameters, clip_flops, total_parameters, tower_flops
@@ -19,17 +20,17 @@ LENGTH_SAMPLE = 2000  # captions behind the mean length that costs are computed 
 
 
 def caption_lengths(prepared: Prepared, train: TrainParams, tower: TowerParams) -> list[int]:
-    """Token counts of training captions, evenly spaced through each source, in proportion to its share of the mixture."""
+    """Token counts of training captions, evenly spaced through each source, in proportion to its share of the mixture.
+
+    UserError if the mixture names a source without training rows.
+    """
     table = prepared.table(TRAIN, columns=["source", "captions"])
-    total = sum(train.mixture.values())
+    counts = mixture_counts(train.mixture, LENGTH_SAMPLE)
     lengths: list[int] = []
-    for source, share in train.mixture.items():
-        wanted = round(LENGTH_SAMPLE * share / total)
-        rows = table.filter(pc.equal(table["source"], pa.scalar(source)))["captions"]
-        captions = pc.list_flatten(rows.combine_chunks()).to_pylist()
-        if wanted and captions:
-            chosen = captions[:: max(1, len(captions) // wanted)][:wanted]
-            lengths += [len(ids) for ids in prepared.tokenizer.encode(chosen, tower.text_length)]
+    for rows, wanted in zip(source_rows(table, list(counts)), counts.values(), strict=True):
+        captions = pc.list_flatten(table["captions"].take(rows).combine_chunks()).to_pylist()
+        chosen = captions[:: max(1, len(captions) // wanted)][:wanted]
+        lengths += [len(ids) for ids in prepared.tokenizer.encode(chosen, tower.text_length)]
     return lengths
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,8 +52,10 @@ class Journal:
         with self.path.open("a", encoding="utf-8") as handle:
             handle.writelines(json.dumps(row) + "\n" for row in rows)
 
-    def length(self) -> int:
-        """Bytes so far."""
+    def sync(self) -> int:
+        """Make all that was appended durable; its length in bytes."""
+        with self.path.open("rb") as handle:
+            os.fsync(handle.fileno())
         return self.path.stat().st_size
 
     def cut(self, length: int) -> None:
@@ -60,16 +63,18 @@ class Journal:
         with self.path.open("r+b") as handle:
             handle.truncate(length)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows."""
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+    def rows(self, start: int = 0) -> list[dict[str, Any]]:
+        """All rows that begin at byte `start` or later."""
+        with self.path.open("rb") as handle:
+            handle.seek(start)
+            return [json.loads(line) for line in handle]
 
 
 class Trainer:
     """A training that lives in `folder` (checkpoints and two journals) and goes on from what it finds there.
 
-    on_row is called with each new row of metrics; on_rows with all rows so far, when they are safe: at each checkpoint and at the
-    end. (Rows of an interrupted training that no checkpoint covers are computed again, so they are not handed out before.)
+    on_row is called with each new row of metrics; on_rows with those since the last call (a resumed training begins with all of
+    them), when they are safe: at each checkpoint and at the end. Rows that no checkpoint covers may yet be computed again.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class Trainer:
         self.guard = FiniteGuard(train.max_bad_steps)
         self.step_seconds: list[float] = []
         self.step = 0
+        self.handed_out = 0  # bytes of the metrics' journal that on_rows has had from this process
 
     def resume(self) -> Self:
         """Go back to the last good checkpoint, or to the start if there is none."""
@@ -118,14 +124,16 @@ class Trainer:
         """Write a checkpoint of this moment."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"optim/{name}": tensor for name, tensor in optimizer_tensors(self.optimizer, self.model).items()}
+        metrics_length, routing_length = self.metrics.sync(), self.routing.sync()
         state = {
             "loader": self.loader.state_dict(),
             "meter": self.meter.state_dict(),
             "guard": [self.guard.in_a_row, self.guard.skipped],
-            "journals": [self.metrics.length(), self.routing.length()],
+            "journals": [metrics_length, routing_length],
         }
         self.checkpoints.save(Checkpoint(self.step, tensors, state))
-        self.on_rows(self.metrics.rows())
+        self.on_rows(self.metrics.rows(self.handed_out))
+        self.handed_out = metrics_length
 
     def run(self) -> None:
         """Train to the last step."""
