@@ -324,8 +324,8 @@ class Params(Section):
         changes = self.contestants.get(contestant, {})
         if shared := [key for key in changes if key in SHARED]:
             raise UserError(
-                f"contestants.{contestant}.{shared[0]}: contestants see the same data in the same order, so that it is the models "
-                f"that are compared; change train.{shared[0]} for all of them (a contestant's own may be, say, lr or weight_decay)"
+                f"contestants.{contestant}.{shared[0]}: contestants see the same data in the same order, so that the models "
+                f"alone differ; change train.{shared[0]} for all of them (a contestant's own may be, say, lr or weight_decay)"
             )
         try:
             return TrainParams.model_validate({**self.train.model_dump(), **changes})

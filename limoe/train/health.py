@@ -29,18 +29,21 @@ def effective_experts(assigned_E: Tensor) -> float:
 
 @dataclass
 class LayerCounts:
-    """Sums over some steps for one layer. assigned_ME, placed_ME: token choices. tokens_M, confidence_M: per modality."""
+    """Sums over some steps for one layer. assigned_ME, placed_ME: token choices. tokens_M, lost_M (tokens none of whose choices
+    found a place), confidence_M: per modality."""
 
     assigned_ME: Tensor
     placed_ME: Tensor
     tokens_M: Tensor
+    lost_M: Tensor
     confidence_M: Tensor
 
     @classmethod
     def zeros(cls, experts: int) -> LayerCounts:
         """No counts yet."""
         counts = torch.zeros(len(MODALITIES), experts, dtype=torch.int64)
-        return cls(counts, counts.clone(), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.float64))
+        tokens = torch.zeros(len(MODALITIES), dtype=torch.int64)
+        return cls(counts, counts.clone(), tokens, tokens.clone(), tokens.double())
 
     def add(self, routing: Routing, layout: Layout) -> None:
         """Count one step's routing."""
@@ -53,6 +56,7 @@ class LayerCounts:
         self.assigned_ME += assigned_ME.cpu()
         self.placed_ME += placed_ME.cpu()
         self.tokens_M += torch.bincount(modality_T[real_T], minlength=2).cpu()
+        self.lost_M += torch.bincount(modality_T[real_T & ~routing.placed_TK.any(1)], minlength=2).cpu()
         self.confidence_M += torch.bincount(modality_T[real_T], confidence_T, minlength=2).cpu()
 
 
@@ -88,13 +92,14 @@ class RoutingMeter:
         ]
 
     def summary(self) -> dict[str, float]:
-        """Per layer and modality: share of choices placed, effective experts, gate confidence."""
+        """Per layer and modality: share of choices placed, of tokens without any place, effective experts, gate confidence."""
         summary: dict[str, float] = {}
         for layer, counts in self._layers.items():
             for m, name in enumerate(MODALITIES):
                 prefix = f"block{layer}/{name}"
                 assigned = counts.assigned_ME[m].sum().clamp(min=1)
                 summary[f"{prefix}_placed"] = float(counts.placed_ME[m].sum() / assigned)
+                summary[f"{prefix}_lost"] = float(counts.lost_M[m] / counts.tokens_M[m].clamp(min=1))
                 summary[f"{prefix}_effective_experts"] = effective_experts(counts.assigned_ME[m])
                 summary[f"{prefix}_confidence"] = float(counts.confidence_M[m] / counts.tokens_M[m].clamp(min=1))
         return summary
@@ -114,6 +119,7 @@ class RoutingMeter:
                 torch.tensor(c["assigned_ME"]),
                 torch.tensor(c["placed_ME"]),
                 torch.tensor(c["tokens_M"]),
+                torch.tensor(c["lost_M"]),
                 torch.tensor(c["confidence_M"], dtype=torch.float64),
             )
             for layer, c in state.items()

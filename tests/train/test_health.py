@@ -36,6 +36,7 @@ def test_meter_counts_by_hand():
     summary = meter.summary()
     assert summary["block3/image_placed"] == pytest.approx(1 / 2)
     assert summary["block3/text_placed"] == pytest.approx(2 / 3)
+    assert summary["block3/text_lost"] == pytest.approx(1 / 3)
     assert summary["block3/image_effective_experts"] == pytest.approx(2)
     assert summary["block3/text_confidence"] == pytest.approx(0.6)
     rows = {(row["modality"], row["expert"]): row for row in meter.rows(20)}
@@ -74,3 +75,15 @@ def test_guard_skips_and_gives_up():
     guard.passes(float("nan"), 1.0, 5, ("a",))
     with pytest.raises(UserError, match=r"diverged: at step 6 .* 3 steps in a row .*first-key"):
         guard.passes(float("nan"), 1.0, 6, ("first-key", "b"))
+
+
+def test_a_token_is_lost_only_if_none_of_its_choices_found_a_place():
+    # Three text tokens, K = 2: both placed, one placed, none placed.
+    layout = Layout.of(0, 1, torch.tensor([3]), torch.device("cpu"))
+    placed = torch.tensor([[True, True], [False, True], [False, False]])
+    chosen = torch.tensor([[0, 1], [0, 1], [0, 1]])
+    probs = torch.full((3, 2), 0.5)
+    meter = RoutingMeter()
+    meter.add({1: Routing(probs, probs, probs, chosen, probs, placed, 0.0)}, layout)
+    assert meter.summary()["block1/text_placed"] == pytest.approx(3 / 6)
+    assert meter.summary()["block1/text_lost"] == pytest.approx(1 / 3)
