@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from modelkit import EOS, PARAMS, VOCAB, batch, moe, padded_ids, take, tower
 
+from limoe.config import AUX_TERMS
 from limoe.losses.auxiliary import auxiliary_loss
 from limoe.losses.contrastive import softmax_contrastive
 from limoe.model.attention import Attention
@@ -158,3 +159,21 @@ def test_64_pairs_can_be_overfitted():
         total.backward()
         optimizer.step()
     assert loss < 0.1 < math.log(64)
+
+
+@pytest.mark.parametrize("term", ["importance", "load", "z", "local_text", "local_image", "global_text", "global_image"])
+def test_each_auxiliary_term_reaches_the_routers_of_a_collapsed_tower(term):
+    """No contrastive loss: what arrives at a router's weights comes from the auxiliary term alone, in every sparse block."""
+    weights = dict.fromkeys(AUX_TERMS, 0.0) | {term: 1.0}
+    model = build("limoe", aux_weights=weights).train()
+    for block in model.encoder.blocks[1::2]:
+        margin = 0.6 if term == "load" else 4.0  # in reach of the noise, without which the load loss has no gradient
+        with torch.no_grad():  # every token gets this logit for expert 0, and none for the others
+            block.norm2.bias[0], block.norm2.weight[0] = 1.0, 0.0
+            block.mlp.router.weight.zero_()
+            block.mlp.router.weight[0, 0] = margin
+    output = model(batch(), NoiseKey(0, 0))
+    assert all((routing.expert_TK == 0).float().mean() > 0.7 for routing in output.routings.values())
+    auxiliary_loss(output.routings, output.layout, moe(aux_weights=weights))[0].backward()
+    for block in model.encoder.blocks[1::2]:
+        assert block.mlp.router.weight.grad.abs().max() > 1e-6
