@@ -32,17 +32,18 @@ def test_what_is_not_touched_stays_to_the_byte(project: Path, name: str) -> None
 
 
 def test_only_the_named_values_change(copy: Path) -> None:
+    shipped = Params.load(copy)
     before = copy.read_text().splitlines()
-    merge_overlay(copy, overlay(copy.parent, "train: {lr: 1e-3, steps: 7}\nprepare: {emoji: {limit: 250}, sources: [emoji]}"))
+    merge_overlay(copy, overlay(copy.parent, "train: {lr: 1e-3, steps: 70}\nprepare: {emoji: {limit: 250, languages: [de, fr]}}"))
     removed = [
         line[1:].split("#")[0].strip()
         for line in difflib.unified_diff(before, copy.read_text().splitlines(), n=0)
         if line.startswith("-") and not line.startswith("---")
     ]
-    assert removed == ["sources: [emoji, scenes]", "limit: null", "steps: 600", "lr: 0.002"]
+    assert removed == ["languages: [en]", "limit: null", f"steps: {shipped.train.steps}", f"lr: {shipped.train.lr}"]
     resolved = Params.load(copy)
-    assert (resolved.train.lr, resolved.train.steps) == (0.001, 7)
-    assert (resolved.prepare.emoji.limit, resolved.prepare.sources) == (250, ("emoji",))
+    assert (resolved.train.lr, resolved.train.steps) == (0.001, 70)
+    assert (resolved.prepare.emoji.limit, resolved.prepare.emoji.languages) == (250, ("de", "fr"))
 
 
 def test_every_comment_and_the_order_of_keys_survive_the_debug_overlay(copy: Path, project: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,26 +60,42 @@ def test_another_learning_rate_reruns_the_training_and_not_what_came_before(fini
     assert "up to date" in status
 
 
-def test_killed_and_started_again(finished: Workspace, undisturbed: Workspace, tmp_path: Path) -> None:
+def test_killed_twice_and_started_again(finished: Workspace, undisturbed: Workspace, tmp_path: Path) -> None:
     workspace = copy_of(finished, tmp_path / "home")
     workspace.change(CHANGES)
-    dvc = workspace.start("dvc", "repro", "train@limoe")
-    wait_for("a checkpoint", lambda: bool(checkpoints(workspace)))
-    child = trainer(workspace)
-    os.kill(child, signal.SIGSTOP)  # it stays in the middle of its training however fast this machine is
+    dvc, child = stopped_after(workspace, 0)
+    dvc.kill()
+    os.kill(child, signal.SIGKILL)
+    dvc.wait()
+    wait_for("the end of the trainer", lambda: not running(child))
+    done = last_checkpoint(workspace)
+
+    dvc, child = stopped_after(workspace, done)
     dvc.kill()
     dvc.wait()
     assert running(child), "SIGKILL of dvc alone leaves its child alive"
-
     refusal = workspace.run("dvc", "repro", "train@limoe", code=None)
     assert re.search(rf"training limoe is already running: process {child} holds \S+train-limoe\.lock", refusal)
     assert trainer(workspace) == child
-    assert running(child)
-
-    os.kill(child, signal.SIGKILL)
-    wait_for("the end of the trainer", lambda: not running(child))
-    done = max(int(path.name.removeprefix("step-")) for path in checkpoints(workspace))
-    workspace.run("dvc", "repro", "train@limoe")
+    os.kill(child, signal.SIGCONT)
+    wait_for("the end of the training", lambda: not running(child))
     assert workspace.timing("train-limoe")["steps"] == STEPS - done, "it went on from the last checkpoint"
+
+    workspace.run("dvc", "repro", "train@limoe")
+    assert workspace.timing("train-limoe")["steps"] == 0, "nothing was left to train"
     assert workspace.locked()["train@limoe"] == undisturbed.locked()["train@limoe"]
     assert checkpoints(workspace) == [], "resumable state is gone once the stage is complete"
+
+
+def stopped_after(workspace: Workspace, step: int) -> tuple[subprocess.Popen[bytes], int]:
+    """Start `dvc repro` and stop its trainer once there is a checkpoint after `step`, so that it stays in the middle."""
+    dvc = workspace.start("dvc", "repro", "train@limoe")
+    wait_for(f"a checkpoint after step {step}", lambda: last_checkpoint(workspace) > step)
+    child = trainer(workspace)
+    os.kill(child, signal.SIGSTOP)
+    return dvc, child
+
+
+def last_checkpoint(workspace: Workspace) -> int:
+    """Its step, 0 if there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in checkpoints(workspace)), default=0)

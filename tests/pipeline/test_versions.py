@@ -14,7 +14,10 @@ from limoe.data.prepared import Prepared
 
 pytestmark = pytest.mark.timeout(300)
 COLORS = ("red", "green", "blue", "yellow", "black", "white", "pink", "orange", "brown", "gray", "purple", "cyan")
-OWN = {"prepare": {"sources": ["folder"], "folder": {"images": "data/raw/mine", "captions": "data/raw/mine/captions.csv"}}}
+OWN = {
+    "prepare": {"sources": ["folder"], "folder": {"images": "data/raw/mine", "captions": "data/raw/mine/captions.csv"}},
+    "train": {"mixture": {"emoji": 0, "scenes": 0, "folder": 1}},
+}
 
 
 def draw(folder: Path, colors: tuple[str, ...]) -> None:
