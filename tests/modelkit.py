@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from limoe.config import MoeParams, Params, TowerParams
+from limoe.config import AUX_TERMS, MoeParams, Params, TowerParams
 from limoe.model.tokens import PairBatch, TextLayout
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +21,8 @@ def tower(**changes) -> TowerParams:
 
 def moe(**changes) -> MoeParams:
     values = PARAMS.model.moe.model_dump() | {"experts": 4, "group_pairs": 8, "kernel": "loop"}
-    weights = values["aux_weights"] | changes.pop("aux_weights", {})
+    paper = dict.fromkeys(AUX_TERMS, 1.0) | {"local_image": 0.0}
+    weights = paper | changes.pop("aux_weights", {})
     return MoeParams.model_validate(values | changes | {"aux_weights": weights})
 
 

@@ -43,7 +43,7 @@ def test_the_checked_in_file_is_valid_and_frozen(params: Params) -> None:
         ("train.mixture={}", "train.mixture = {} is not allowed"),
         ("train.mixture={emoji: 0}", "one must be above 0"),
         ("model.tower.patch_size=7", "image_size (48) must be a multiple of patch_size (7)"),
-        ("model.tower.heads=3", "width (128) must be a multiple of heads (3)"),
+        ("model.tower.heads=3", "must be a multiple of heads (3)"),
         ("model.moe.k=17", "k (17) must not exceed experts (16)"),
         ("model.moe.noise=0", "the load loss needs noise > 0"),
         ("prepare.scenes.min_pictures=4", None),
@@ -142,7 +142,7 @@ def test_the_thresholds_are_the_papers_at_32_experts(params: Params) -> None:
 
 def test_derived_sizes(params: Params) -> None:
     assert params.model.tower.image_tokens == 36  # (48 / 8) squared
-    assert params.model.tower.hidden == 4 * 128
+    assert params.model.tower.hidden == 4 * params.model.tower.width
     assert params.model.moe.sigma == 1 / 16
     assert set(params.model.moe.aux_weights.active()) == {"importance", "load", "z", "local_text", "global_text", "global_image"}
 
