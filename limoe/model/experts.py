@@ -52,14 +52,14 @@ def choose_kernel(name: str, x_SD: Tensor, hidden: int) -> Kernel:
 
 
 class Experts(nn.Module):
-    """E independent MLPs, stacked."""
+    """E independent MLPs, stacked, each drawn by itself: matrices N(0, 1 / inputs), biases 0."""
 
     def __init__(self, experts: int, width: int, hidden: int, kernel: str) -> None:
         super().__init__()
         self.kernel = kernel
-        self.w1_EDF = nn.Parameter(torch.empty(experts, width, hidden))
+        self.w1_EDF = nn.Parameter(torch.randn(experts, width, hidden) * width**-0.5)
         self.b1_EF = nn.Parameter(torch.zeros(experts, hidden))
-        self.w2_EFD = nn.Parameter(torch.empty(experts, hidden, width))
+        self.w2_EFD = nn.Parameter(torch.randn(experts, hidden, width) * hidden**-0.5)
         self.b2_ED = nn.Parameter(torch.zeros(experts, width))
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limoe.config import MoeParams, TowerParams
-from limoe.model.encoder import Encoder, MoeMlp
+from limoe.model.encoder import Encoder
 from limoe.model.router import NoiseKey, Routing
 from limoe.model.tokens import Layout, PairBatch, flat_ids
 
@@ -56,16 +56,14 @@ class Limoe(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every weight: embeddings N(0, 0.02^2), matrices N(0, 1 / inputs), those that write to the residual less."""
+        """Embeddings N(0, 0.02^2), matrices N(0, 1 / inputs), those that write to the residual less (experts and routers, which
+        drew themselves, included)."""
         residual = (2 * self.tower.depth) ** -0.5  # each of the 2 * depth additions brings its share of the variance
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, MoeMlp):
-                nn.init.normal_(module.experts.w1_EDF, std=module.experts.w1_EDF.shape[1] ** -0.5)
-                nn.init.normal_(module.experts.w2_EFD, std=module.experts.w2_EFD.shape[1] ** -0.5)
         for name, parameter in self.named_parameters():
             if name.endswith(("attention.out.weight", "mlp.down.weight", "w2_EFD")):
                 parameter.data.mul_(residual)
