@@ -6,7 +6,9 @@ It shares DVC's cache and dvc.lock with `dvc repro`, and either goes on where th
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from typing import Any
 
 import typer
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
@@ -154,13 +156,22 @@ def first_table(markdown: str) -> str:
     return "\n".join(table)
 
 
+def artifact_key(path: Path) -> str:
+    """A name in the letters that Prefect allows: runs/train/limoe/plots/curves.png -> train-limoe-curves."""
+    parts = [part for part in path.with_suffix("").parts if part not in ("runs", "plots")]
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower())
+
+
 @task(task_run_name="publish")
 def publish() -> None:
-    """The comparison table and the way to the whole report, as artifacts of this run."""
+    """The comparison table, every plot and the way to the whole report, as artifacts of this run."""
     report = Paths().report
     table = first_table((report / "report.md").read_text(encoding="utf-8"))
     create_markdown_artifact(table, key="comparison", description="LIMoE, its baselines and the published rows")
     create_link_artifact((report / "report.html").resolve().as_uri(), link_text="report.html", key="report")
+    for picture in sorted(Path("runs").rglob("*.png")):
+        encoded = base64.b64encode(picture.read_bytes()).decode()
+        create_image_artifact(f"data:image/png;base64,{encoded}", key=artifact_key(picture), description=str(picture))
 
 
 @flow(name="limoe-pipeline", log_prints=True)

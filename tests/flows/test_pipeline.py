@@ -120,6 +120,11 @@ def test_the_first_table_of_a_report() -> None:
     assert first_table("no table") == ""
 
 
+def test_an_artifacts_key_has_the_letters_that_prefect_allows() -> None:
+    assert pipeline.artifact_key(Path("runs/train/limoe/plots/curves.png")) == "train-limoe-curves"
+    assert pipeline.artifact_key(Path("runs/balance/caption_lengths.png")) == "balance-caption-lengths"
+
+
 def test_without_a_server_no_slot_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "ensure_limit", lambda _: pytest.fail("asked a server that lives for this run alone"))
     monkeypatch.setattr(pipeline, "gpus", lambda: 1)

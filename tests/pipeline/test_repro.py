@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import yaml
 from pipelinekit import Workspace, new_workspace
 
 from flows.pipeline import STAGES
@@ -26,6 +29,8 @@ def test_one_command_makes_everything(finished: Workspace) -> None:
     of_each = [f"runs/{kind}/{who}" for kind in ("train", "evaluate") for who in CONTESTANTS]
     for folder in ("data/prepared", "runs/balance", *of_each):
         assert any((root / folder).iterdir()), folder
+    declared = yaml.safe_load((root / "dvc.yaml").read_text())
+    assert [name for name in declared["metrics"] + declared["plots"] if not (root / name).is_file()] == []
     rows = json.loads((root / "report" / "metrics.json").read_text())
     assert {frozenset(row) for row in rows} == {frozenset({"model", "set", "metric", "value", "low", "high", "n"})}
     assert {row["model"] for row in rows} >= set(CONTESTANTS)
@@ -69,7 +74,8 @@ def test_the_hook_catches_a_grandchild(finished: Workspace, copy: Callable[[], W
 def test_dvc_shows_the_small_figures(finished: Workspace) -> None:
     shown = json.loads(finished.run("dvc", "metrics", "show", "--json"))[""]["data"]
     figures = {name: len(content["data"]) for name, content in shown.items()}
-    assert set(figures) == {f"runs/{kind}/{who}/metrics.json" for kind in ("train", "evaluate") for who in CONTESTANTS}
+    of_each = {f"runs/{kind}/{who}/metrics.json" for kind in ("train", "evaluate") for who in CONTESTANTS}
+    assert set(figures) == {"runs/balance/balance.json", *of_each}
     assert max(figures.values()) <= 12
 
 
@@ -90,7 +96,10 @@ def test_the_flow_runs_the_same_pipeline_to_the_same_bytes(finished: Workspace, 
     assert ran(output) == list(STAGES)
     assert workspace.locked() == finished.locked()
     assert "Task run 'train@limoe' - train limoe: step 5 of 30" in output, "the stages' own lines are in the run's log"
-    assert (workspace.root / ".prefect").is_dir()
+    with closing(sqlite3.connect(workspace.root / ".prefect" / "prefect.db")) as database:
+        artifacts = dict(database.execute("select key, data from artifact"))
+    assert artifacts.keys() >= {"comparison", "report", "train-limoe-curves", "train-limoe-experts", "balance-tokens"}
+    assert "unseen-style" in artifacts["comparison"]
     assert not workspace.notes.exists(), workspace.notes.read_text()
 
 
