@@ -1,6 +1,6 @@
 """The door for other people's code: a trained model with its preprocessing and its tokenizer, in open_clip's conventions.
 
->>> model, preprocess, tokenizer = limoe.api.load("runs/train/limoe/model")         # doctest: +SKIP
+>>> model, preprocess, tokenizer = limoe.load("runs/train/limoe/model")         # doctest: +SKIP
 >>> images = preprocess(Image.open("cat.png"))[None]                                # doctest: +SKIP
 >>> texts = tokenizer(["a cat", "a dog"])                                           # doctest: +SKIP
 >>> model.encode_image(images, normalize=True) @ model.encode_text(texts, normalize=True).T   # doctest: +SKIP

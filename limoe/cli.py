@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import sqlite3
 import sys
 import traceback
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from limoe.files import write_json
 Kind = Literal["user", "machine", "bug"]
 EXIT_CODES: dict[Kind, int] = {"user": 2, "machine": 1, "bug": 1}
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK = ("No space left on device", "database or disk is full")  # for errors that lost their number on the way
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NEXT = {
     "prepare": "limoe balance",
@@ -170,7 +172,10 @@ def reporting(debug: bool, error_file: Path | None = None) -> Iterator[None]:
             error_file.unlink(missing_ok=True)
         yield
     except KeyboardInterrupt:
-        print("interrupted: run it again and it goes on from its last checkpoint", file=sys.stderr)
+        print(
+            "interrupted: everything already written is valid; run it again (a training goes on from its last checkpoint)",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
     except Exception as error:
         kind, sentence = diagnose(error)
@@ -192,21 +197,23 @@ def diagnose(error: BaseException) -> tuple[Kind, str]:
         return "user", f"the package {error.name} is not installed: pip install -c constraints.txt -e ."
     cause = _machine_cause(error)
     where = f" ({cause.filename})" if isinstance(cause, OSError) and cause.filename else ""
-    if "No space left on device" in text or (isinstance(cause, OSError) and cause.errno in FULL):
+    if any(sign in text for sign in FULL_DISK) or (isinstance(cause, OSError) and cause.errno in FULL):
         return "machine", f"no space left on the disk{where}: free some and run again; everything already written is valid"
     if isinstance(cause, OSError) and cause.errno in CLOSED:
         return "machine", f"not permitted{where}: {cause.strerror}; everything already written is valid"
-    if isinstance(cause, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(cause, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return "machine", f"not enough memory: lower train.batch, evaluate.batch or machine.cache_mb ({text})"
+    if isinstance(cause, sqlite3.Error):
+        return "machine", f"the MLflow store: {cause}; mend or remove it, or name another with MLFLOW_TRACKING_URI"
     if cause is not None:
         return "machine", f"{type(error).__name__}: {text}"
     return "bug", f"{type(error).__name__}: {text}; this is a bug, and --debug shows where"
 
 
-def _machine_cause(error: BaseException | None) -> OSError | MemoryError | None:
+def _machine_cause(error: BaseException | None) -> OSError | MemoryError | sqlite3.Error | None:
     """The failure of the machine that lies behind an exception, if one does."""
     while error is not None:
-        if isinstance(error, OSError | MemoryError):
+        if isinstance(error, OSError | MemoryError | sqlite3.Error):
             return error
         error = error.__cause__ or error.__context__
     return None

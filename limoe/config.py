@@ -121,6 +121,8 @@ class TowerParams(Section):
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        if self.hidden < 1:
+            raise ValueError(f"mlp_ratio ({self.mlp_ratio}) leaves the MLP no channel at width {self.width}")
         return self
 
     @property
@@ -200,11 +202,19 @@ class ModelParams(Section):
     moe: MoeParams
     clip: ClipParams
 
+    @model_validator(mode="after")
+    def _kernel_runs(self) -> Self:
+        if self.moe.kernel == "grouped" and (self.tower.width % 8 or self.tower.hidden % 8):
+            raise ValueError(
+                f"moe.kernel = grouped needs width ({self.tower.width}) and hidden ({self.tower.hidden}) in multiples of 8"
+            )
+        return self
+
 
 class TrainParams(Section):
     """The training recipe."""
 
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, le=1_000_000_000)
     threads: int = Field(ge=1)
     precision: Literal["auto", "float32", "bfloat16"]
     steps: int = Field(ge=1)
@@ -218,7 +228,7 @@ class TrainParams(Section):
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
     clip_norm: float = Field(gt=0)
-    init_scale: float = Field(gt=0, le=100)
+    init_scale: float = Field(ge=1, le=100)
     crop_scale: float = Field(gt=0, le=1)
     color_jitter: float = Field(ge=0, lt=1)
     max_bad_steps: int = Field(ge=1)
@@ -259,7 +269,7 @@ class EvaluateParams(Section):
 class CompareParams(Section):
     """Statistics of the comparison."""
 
-    bootstrap: int = Field(ge=100)
+    bootstrap: int = Field(ge=1000)  # with fewer, no p could survive Holm's correction over a report's tests
     seed: int = Field(ge=0)
 
 
@@ -295,12 +305,11 @@ class Params(Section):
             raise ValueError(
                 f"train.mixture.{unknown[0]}: not among prepare.sources, which are {', '.join(self.prepare.sources)}"
             )
+        batch, group = self.train.batch, self.model.moe.group_pairs
+        if batch % group:
+            raise ValueError(f"train.batch ({batch}) must be a multiple of model.moe.group_pairs ({group})")
         for name in self.contestants:
-            train = self.train_for(name)
-            if train.batch % self.model.moe.group_pairs:
-                raise ValueError(
-                    f"train.batch ({train.batch}) must be a multiple of model.moe.group_pairs ({self.model.moe.group_pairs})"
-                )
+            self.train_for(name)
         return self
 
     @classmethod
@@ -318,6 +327,8 @@ class Params(Section):
             return cls.model_validate(values)
         except ValidationError as error:
             raise UserError(f"{origin}: {explain(error)}") from None
+        except UserError as error:
+            raise UserError(f"{origin}: {error}") from None
 
     def train_for(self, contestant: Contestant) -> TrainParams:
         """The training recipe with this contestant's changes; UserError if they do not fit."""
@@ -337,7 +348,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; UserError if it is missing or no mapping."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file; run this in the project's folder or name it with --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
@@ -377,16 +388,17 @@ def explain(error: ValidationError, model: type[BaseModel] = Params) -> str:
     """The first problem of a pydantic error as a sentence: key, value, what is allowed, and the nearest key if it is unknown."""
     problem = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"])
+    named = key or "the whole file"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key}{_nearest(model, problem['loc'])}{more}"
     if problem["type"] == "missing":
-        return f"{key} is missing{more}"
+        return f"{named} is missing{more}"
     if problem["type"] == "value_error":
         return f"{key + ': ' if key else ''}{problem['ctx']['error']}{more}"
     allowed = problem["msg"][0].lower() + problem["msg"][1:]
     guess = _nearest_choice(problem)
-    return f"{key} = {problem['input']!r} is not allowed: {allowed}{guess}{more}"
+    return f"{named} = {problem['input']!r} is not allowed: {allowed}{guess}{more}"
 
 
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:

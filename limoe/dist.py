@@ -1,4 +1,4 @@
-"""Where this process runs: its device and, one day, its rank among many. One process is the trivial case."""
+"""Where this process computes, and in which precision."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from limoe.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `machine.device` names; `auto` is the first GPU if there is one. UserError if it is not there."""
+    """The device of that name (`machine.device`); `auto` is the first GPU if there is one. UserError if it is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name!r}: no device of that kind; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"machine.device = {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu")
+        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu")
     return device
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import http.client
 import importlib.metadata
 import os
 import platform
 import re
 import shutil
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 NEEDED_MEMORY_GB = 4
 NEEDED_DISK_GB = 2
+SQLITE = "sqlite:///"
 PATIENCE_SECONDS = 3
 
 
@@ -128,7 +129,7 @@ def _packages(root: Path) -> list[Finding]:
 
 def _stores(root: Path) -> list[Finding]:
     uri = store_uri(root)
-    findings = [_server("MLflow", uri, uri.rstrip("/") + "/health") if uri.startswith("http") else _mlflow_file(root)]
+    findings = [_server("MLflow", uri, uri.rstrip("/") + "/health") if uri.startswith("http") else _mlflow_store(uri)]
     remotes = dvc_remotes(root)
     where = "; ".join(f"{name}: {url}" for name, url in remotes.items())
     findings.append(Finding("stores", "DVC remote", where or "none: dvc remote add -d NAME WHERE, to share data and results"))
@@ -148,10 +149,12 @@ def dvc_remotes(root: Path) -> dict[str, str]:
     return {name: section.get("url", "no url") for name, section in sections.items()}
 
 
-def _mlflow_file(root: Path) -> Finding:
-    database = root / "mlflow.db"
+def _mlflow_store(uri: str) -> Finding:
+    if not uri.startswith(SQLITE):
+        return Finding("stores", "MLflow", f"{uri}: a store that is not looked into here")
+    database = Path(uri.removeprefix(SQLITE))
     state = f"{database}" if database.is_file() else f"{database}, made by the first training"
-    return Finding("stores", "MLflow", state, os.access(database if database.is_file() else root, os.W_OK))
+    return Finding("stores", "MLflow", state, os.access(database if database.is_file() else database.parent, os.W_OK))
 
 
 def _data(root: Path) -> list[Finding]:
@@ -171,5 +174,5 @@ def _server(name: str, address: str, health: str) -> Finding:
     try:
         with urllib.request.urlopen(health, timeout=PATIENCE_SECONDS):
             return Finding("stores", name, address, True)
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         return Finding("stores", name, f"{address} does not answer ({error})", False)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,9 +64,29 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names.
+
+    >>> flatten({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': [2]}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that replaces `path` only if the body succeeds; else `path` is untouched."""
+    """Yield a temporary sibling folder that replaces `path` only if the body succeeds; else `path` is untouched.
+
+    A link keeps its name: the folder that it points to is replaced. (A process killed between the two renames leaves the old
+    folder beside the new one, under names that begin with a dot.)
+    """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -77,9 +97,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        _replace_directory(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync_directory(path.parent)
@@ -117,6 +135,19 @@ def exclusive_lock(path: Path, purpose: str, wait: bool = False) -> Iterator[Non
         handle.write(f"process {os.getpid()}")
         handle.flush()
         yield
+
+
+def _replace_directory(path: Path, new: Path) -> None:
+    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_directory(path: Path) -> None:

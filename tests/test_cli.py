@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import sqlite3
 import subprocess
 import sys
 import types
@@ -99,6 +100,9 @@ def test_a_stage_of_a_contestant_gets_its_name_too(workspace: Path, stage: Any, 
             "no space left on the disk (runs/a): free",
         ),
         (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "machine", "no space left on the disk: free some"),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), 1, "machine", "no space left on the disk: free"),
+        (sqlite3.DatabaseError("file is not a database"), 1, "machine", "the MLflow store: file is not a database; mend"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "machine", "not enough memory: lower train.batch"),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), 1, "machine", "not permitted (runs): Permission denied"),
         (OSError(errno.EROFS, "Read-only file system", "runs"), 1, "machine", "not permitted (runs): Read-only file system"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), 1, "machine", "ConnectionRefusedError: [Errno 111] refused"),

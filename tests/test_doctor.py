@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import threading
@@ -122,3 +123,32 @@ def test_the_command_prints_for_people_and_for_programs(monkeypatch: pytest.Monk
     assert json.loads(programs.stdout)[1] == {"topic": "torch", "name": "GPU", "value": "none", "ok": None}
     monkeypatch.setattr(doctor, "examine", lambda _root: found[1:])
     assert runner.invoke(cli.app, ["doctor"]).exit_code == 0
+
+
+def test_a_store_in_a_folder_that_does_not_exist_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'nowhere' / 'x.db'}")
+    found = {finding.name: finding for finding in doctor.examine(tmp_path)}
+    assert found["MLflow"].ok is False
+    assert "nowhere" in found["MLflow"].value
+
+
+def test_a_store_of_another_kind_is_not_judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://db.example/runs")
+    found = {finding.name: finding for finding in doctor.examine(tmp_path)}
+    assert found["MLflow"].ok is None
+
+
+def test_a_port_that_speaks_no_http_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def babble() -> None:
+            with server.accept()[0] as client:
+                client.recv(1000)
+                client.sendall(b"good evening\r\n")
+
+        speaker = threading.Thread(target=babble)
+        speaker.start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        found = {finding.name: finding for finding in doctor.examine(tmp_path)}
+        speaker.join()
+    assert found["MLflow"].ok is False

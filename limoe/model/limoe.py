@@ -35,7 +35,7 @@ class Output:
 class Limoe(nn.Module):
     """The tower, a linear projection for each modality, and the learned temperature (stored as the log of the logit scale).
 
-    moe: None for the dense tower. bucket: in training the stream is padded to a multiple of it, which changes no result.
+    moe: None for the dense tower. bucket: the stream of a batch is padded to a multiple of it, which changes no result.
     """
 
     def __init__(

@@ -122,5 +122,5 @@ class Router(nn.Module):
         out_TE = torch.zeros(len(layout.group_T), self.moe.experts, device=layout.group_T.device)
         for group in range(layout.groups):
             rows = ((layout.group_T == group) & layout.real_T).nonzero().squeeze(1)
-            out_TE[rows] = noise.draw((len(rows), self.moe.experts), self.layer, layout.first_group + group, out_TE.device)
+            out_TE[rows] = noise.draw((len(rows), self.moe.experts), self.layer, group, out_TE.device)
         return out_TE

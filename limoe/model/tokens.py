@@ -99,8 +99,7 @@ def flat_ids(ids_BL: Tensor) -> tuple[Tensor, Tensor]:
 class Layout:
     """What each row of the stream x_TD is: `images` * P image tokens, then the text tokens, then `padding` rows.
 
-    text is None without captions. group_T: int64, the routing group of each row, counted from 0; `first_group` is the number of
-    the first one within the whole step's batch (micro-batches and ranks start later).
+    text is None without captions. group_T: int64, the routing group of each row, counted from 0.
     """
 
     images: int
@@ -111,7 +110,6 @@ class Layout:
     real_T: Tensor
     group_T: Tensor
     groups: int
-    first_group: int = 0
 
     @property
     def image_rows(self) -> int:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: tensors as safetensors, the rest as JSON, each with a checksum; never a pickle."""
+"""Checkpoints that are whole or absent: tensors as safetensors with a checksum, the rest as JSON; never a pickle."""
 
 from __future__ import annotations
 

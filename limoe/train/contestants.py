@@ -29,7 +29,7 @@ def caption_lengths(prepared: Prepared, train: TrainParams, tower: TowerParams) 
     lengths: list[int] = []
     for rows, wanted in zip(source_rows(table, list(counts)), counts.values(), strict=True):
         captions = pc.list_flatten(table["captions"].take(rows).combine_chunks()).to_pylist()
-        chosen = captions[:: max(1, len(captions) // wanted)][:wanted]
+        chosen = [captions[place * len(captions) // wanted] for place in range(wanted)]
         lengths += [len(ids) for ids in prepared.tokenizer.encode(chosen, tower.text_length)]
     return lengths
 

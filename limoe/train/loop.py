@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -24,6 +25,7 @@ from limoe.train.health import FiniteGuard, RoutingMeter
 from limoe.train.optim import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from limoe.train.step import ContrastiveTask, Objective
 
+RECENT_STEPS = 1000  # behind the median step time
 MAX_LOG_SCALE = math.log(100.0)  # CLIP's bound on the learned temperature
 
 
@@ -96,7 +98,8 @@ class Trainer:
         self.routing = Journal(folder / "routing.jsonl")
         self.meter = RoutingMeter()
         self.guard = FiniteGuard(train.max_bad_steps)
-        self.step_seconds: list[float] = []
+        self.seconds = 0.0  # of all steps, those before an interruption included
+        self.recent_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self.step = 0
         self.handed_out = 0  # bytes of the metrics' journal that on_rows has had from this process
 
@@ -115,6 +118,8 @@ class Trainer:
         self.loader.load_state_dict(state["loader"])
         self.meter.load_state_dict(state["meter"])
         self.guard.in_a_row, self.guard.skipped = state["guard"]
+        self.seconds = state["seconds"][0]
+        self.recent_seconds.extend(state["seconds"][1:])
         self.metrics.cut(state["journals"][0])
         self.routing.cut(state["journals"][1])
         self.step = checkpoint.step
@@ -130,10 +135,10 @@ class Trainer:
             "meter": self.meter.state_dict(),
             "guard": [self.guard.in_a_row, self.guard.skipped],
             "journals": [metrics_length, routing_length],
+            "seconds": [self.seconds, *self.recent_seconds],
         }
         self.checkpoints.save(Checkpoint(self.step, tensors, state))
-        self.on_rows(self.metrics.rows(self.handed_out))
-        self.handed_out = metrics_length
+        self._hand_out()
 
     def run(self) -> None:
         """Train to the last step."""
@@ -143,11 +148,21 @@ class Trainer:
             rate = learning_rate(self.step, self.train)
             objective, norm = self._backward(next(self.loader).to(self.device), rate)
             self.step += 1
-            self.step_seconds.append(time.perf_counter() - start)
+            self._clock(time.perf_counter() - start)
             if self.step % self.train.log_every == 0 or self.step == self.train.steps:
                 self._log(objective, norm, rate)
             if self.step % self.train.checkpoint_every == 0 or self.step == self.train.steps:
                 self.save()
+        self._hand_out()  # a training that was killed after its last checkpoint comes here with rows that nobody has had
+
+    def _clock(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.recent_seconds.append(seconds)
+
+    def _hand_out(self) -> None:
+        if rows := self.metrics.rows(self.handed_out):
+            self.on_rows(rows)
+        self.handed_out = self.metrics.sync()
 
     def _backward(self, batch: PairBatch, rate: float) -> tuple[Objective, float]:
         """Loss, gradient and, if both are finite, one optimiser step."""

@@ -35,7 +35,8 @@ ROUTING_SCHEMA = pa.schema(
 def final_metrics(rows: list[dict[str, Any]], steps: int) -> dict[str, float]:
     """At most 12 figures for `dvc metrics`: means over the last 50 steps; of routing figures the worst layer's."""
     last = [row for row in rows if row["step"] > steps - LAST_STEPS] or rows[-1:]
-    metrics = {name: statistics.fmean(row[name] for row in last) for name in SCALARS if all(name in row for row in last)}
+    known = {name: [row[name] for row in last if name in row] for name in SCALARS}  # a row of a skipped step lacks its losses
+    metrics = {name: statistics.fmean(values) for name, values in known.items() if values}
     for figure in WORST_LAYER:
         layers = {name for row in last for name in row if name.endswith(f"/{figure}")}
         if layers:
@@ -57,12 +58,12 @@ def write_journals(folder: Path, trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def timing(trainer: Trainer) -> dict[str, Any]:
-    """Seconds, median step (ms), peak resident memory (MB), device, threads, precision of the steps done by this process."""
-    seconds = trainer.step_seconds
+    """Seconds of all steps, median step of the last thousand (ms); this process's peak resident memory (MB), device, threads."""
+    recent = trainer.recent_seconds
     return {
-        "seconds": round(sum(seconds), 2),
-        "steps": len(seconds),
-        "step_ms_median": round(1000 * statistics.median(seconds), 1) if seconds else None,
+        "seconds": round(trainer.seconds, 2),
+        "steps": trainer.step,
+        "step_ms_median": round(1000 * statistics.median(recent), 1),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "device": str(trainer.device),
         "threads": trainer.train.threads,

@@ -86,6 +86,24 @@ def test_resumed_equals_undisturbed(tmp_path, killed_after):
     assert rows == torn.metrics.rows()  # the tracker gets every row, with the times at which they were made
 
 
+def test_rows_that_were_not_handed_over_are_when_it_goes_on(tmp_path):
+    def refuses_the_last(rows):
+        if rows[-1]["step"] == 9:
+            raise Killed
+
+    run = trainer(tmp_path)
+    run.on_rows = refuses_the_last
+    with pytest.raises(Killed):
+        run.run()
+    rows = []
+    again = trainer(tmp_path, rows=rows)
+    assert again.step == 9  # nothing is left to train
+    again.run()
+    assert [row["step"] for row in rows] == [3, 6, 9]
+    assert timing(again)["steps"] == 9
+    assert timing(again)["seconds"] == pytest.approx(run.seconds, abs=0.01)
+
+
 def test_rows_tell_what_was_minimised(tmp_path):
     run = trainer(tmp_path)
     run.run()
@@ -106,7 +124,7 @@ def test_a_dense_model_has_no_auxiliary_term(tmp_path):
 
 
 def test_a_bad_batch_is_skipped_and_counted(tmp_path):
-    run = trainer(tmp_path, loader=Batches({4}))
+    run = trainer(tmp_path, loader=Batches({5}))  # step 6 is logged: its loss is NaN
     run.run()
     assert run.metrics.rows()[-1]["skipped_steps"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in state(run).values())
@@ -138,6 +156,11 @@ def test_final_metrics_are_means_of_the_last_fifty_steps():
         "text_placed_min": pytest.approx(0.5),
         "skipped_steps": 0,
     }
+
+
+def test_a_skipped_step_on_a_logged_row_hides_no_figure():
+    rows = [{"step": step, "loss": 2.0, "skipped_steps": 0} for step in (10, 20)] + [{"step": 30, "skipped_steps": 1}]
+    assert final_metrics(rows, 30) == {"loss": 2.0, "skipped_steps": 1}
 
 
 def test_journals_leave_no_time_of_day(tmp_path):
