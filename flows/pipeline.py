@@ -26,7 +26,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import get_current_settings
 
-from limoe.config import CONTESTANTS, Paths
+from limoe.config import CONTESTANTS, Params, Paths
 from limoe.errors import UserError
 from limoe.files import read_json
 
@@ -120,7 +120,8 @@ def gpus() -> int:
 def gpu_slot() -> Iterator[None]:
     """Hold one of the server's GPU slots, waiting for it if need be; nothing to hold without a GPU.
 
-    The slot is a lease, renewed while we live: SIGKILL lets it run out. A temporary server has nobody to share a slot with, and
+    The slot is a lease, renewed while we live: SIGKILL lets it run out. (A stage that outlives a killed flow holds no slot any more;
+    its own lock keeps a second trainer of the same contestant out.) A temporary server has nobody to share a slot with, and
     nothing in it would take back a dead holder's lease, so there none is taken.
     """
     if not get_current_settings().api.url or not gpus():
@@ -176,7 +177,14 @@ def publish() -> None:
 
 @flow(name="limoe-pipeline", log_prints=True)
 def pipeline(retry_seconds: int = 30) -> None:
-    """Everything from the sources to the report; stages that are not stale are skipped by DVC."""
+    """Everything from the sources to the report; stages that are not stale are skipped by DVC.
+
+    Parameters that cannot be read end it before anything runs: DVC would meet them first, and leave no sentence of ours.
+    """
+    try:
+        Params.load(Path("params.yaml"))
+    except UserError as error:
+        raise StageFailed("parameters", "user", str(error)) from None
     for stage in STAGES:
         run_stage.with_options(retry_delay_seconds=retry_seconds)(stage)
     publish()

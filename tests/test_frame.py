@@ -22,7 +22,7 @@ from limoe.deps import stale_stages
 from limoe.doctor import canonical, pinned_versions
 
 FLOORS = (  # a module may import its own floor and those before it
-    ("limoe.config", "limoe.dist", "limoe.tracking", "limoe.errors", "limoe.files", "limoe.provenance"),
+    ("limoe.config", "limoe.dist", "limoe.tracking", "limoe.errors", "limoe.files", "limoe.provenance", "limoe.plots"),
     ("limoe.model",),
     ("limoe.losses",),
     ("limoe.data",),
@@ -30,7 +30,7 @@ FLOORS = (  # a module may import its own floor and those before it
     ("limoe.train", "limoe.report"),
     ("limoe.stages",),
     ("limoe.sweep",),
-    ("limoe.api", "limoe.cli"),
+    ("limoe.api", "limoe.cli", "limoe.deps", "limoe.doctor", "limoe.overlay"),
     ("flows",),
 )
 LIGHT = ("limoe.dist", "limoe.model", "limoe.losses", "limoe.train", "limoe.evals")
@@ -79,6 +79,10 @@ def dvc_stages(project: Path) -> dict[str, Any]:
 
 def test_every_code_dep_is_what_the_stage_imports(project: Path) -> None:
     assert stale_stages(project / "dvc.yaml") == [], "run `limoe deps --write`"
+
+
+def test_every_module_has_a_floor(project: Path) -> None:
+    assert [module for module, _ in modules(project) if floor(module) is None and module != "limoe"] == []
 
 
 def test_no_import_points_upwards(project: Path) -> None:
