@@ -160,7 +160,7 @@ TINY = (
     "model.moe.experts=2",
     "evaluate.batch=4",
     "evaluate.chunk=4",
-    "compare.bootstrap=100",
+    "compare.bootstrap=1000",
     "machine.tracking=none",
     "machine.device=cpu",
 )

@@ -3,10 +3,11 @@
 What may be concluded: intervals and tests cover the choice of test items, not the luck of a training run. Two trainings with
 other seeds differ too, and with one seed each nothing here can see it.
 
-Items that belong together (the skin tones of one concept) are hit or missed together, so whole groups are resampled: the interval
-is as wide as it should be. McNemar's test takes items as independent; a verdict therefore needs both to agree.
+Items that belong together (the skin tones of one concept) are hit or missed together, so whole groups are resampled, and whole
+groups change sides in the paired test. McNemar's test, which takes items as independent, would find differences where there are
+none; where each group holds one item, the test here is its twin.
 
-Axes: N items, G groups, C columns of values, R resamples, B bins.
+Axes: N items, G groups, C columns of values, R resamples or sign patterns, B bins.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 ALPHA = 0.05
 BLOCK_VALUES = 1 << 22
+SIGNS = 1  # added to a resampler's seed: signs are drawn apart from resamples
+ROUNDING = 1e-9  # sums of equal size may differ by this
 Array = NDArray[np.float64]
 
 
@@ -37,7 +40,8 @@ class Interval:
 
 
 class Resampler:
-    """Bootstrap of one set's items by whole groups; the same resamples for whatever is measured on them, so that models pair up.
+    """Bootstrap and sign flips of one set's items by whole groups; the same resamples for whatever is measured on them, so that
+    models pair up.
 
     groups: each item's group. name: with `seed`, what the resampling follows from: one set more changes no other's interval.
     """
@@ -67,6 +71,23 @@ class Resampler:
         sums_RC, counts_R = self.sums(values_NC)
         means_RC: Array = sums_RC / counts_R[:, None]
         return means_RC
+
+    def sign_flip(self, difference_N: Array) -> float:
+        """Two-sided p-value of a paired permutation test: under no difference between two models each group's difference could as
+        well have had the other sign. The share of sign patterns whose sum is at least as far from 0 as the one seen; with the
+        seen one among them (Phipson and Smyth 2010), so that it is never below 1 / (R + 1)."""
+        sums_G = np.bincount(self._group_N, weights=difference_N, minlength=self.groups)
+        sums_G = sums_G[sums_G != 0]
+        if not len(sums_G):
+            return 1.0
+        generator = np.random.default_rng([*self._seed, SIGNS])
+        block = max(1, BLOCK_VALUES // len(sums_G))
+        seen, as_far = abs(float(sums_G.sum())) - ROUNDING, 0
+        for start in range(0, self._resamples, block):
+            rows = min(block, self._resamples - start)
+            signs_RG = 2.0 * generator.integers(0, 2, (rows, len(sums_G))) - 1
+            as_far += int((np.abs(signs_RG @ sums_G) >= seen).sum())
+        return (1 + as_far) / (1 + self._resamples)
 
 
 def mean_intervals(values_NC: Array, resampler: Resampler) -> list[Interval]:
@@ -112,23 +133,6 @@ def _binned_gaps(confidence_N: Array, hit_N: Array, bins: int) -> Array:
     return gaps_NB
 
 
-def mcnemar(wins: int, losses: int) -> float:
-    """Exact two-sided p-value of McNemar's test: `wins` items that only the first model hits, `losses` that only the second does.
-
-    Under no difference each such item is a fair coin: p = 2 * P(at most min(wins, losses) heads of wins + losses), at most 1.
-
-    >>> mcnemar(1, 5) == 2 * (1 + 6) / 2**6
-    True
-    """
-    trials = wins + losses
-    term = total = 1
-    for heads in range(min(wins, losses)):
-        term = term * (trials - heads) // (heads + 1)
-        total += term
-    p: float = 2 * total / 2**trials
-    return min(1.0, p)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: the chance of any false finding among all of them stays below the level that each is held to.
 
@@ -146,7 +150,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 @dataclass(frozen=True)
 class Paired:
     """One model against another on the same N items. difference and interval: of the share of hits, first minus second (-1..1).
-    wins, losses: items that only the first, only the second hits. p: McNemar's. p_holm: p adjusted for its family."""
+    wins, losses: items that only the first, only the second hits. p: of the groups' sign flips. p_holm: p adjusted for
+    its family."""
 
     difference: float
     interval: Interval
@@ -168,7 +173,7 @@ def paired(first_N: Array, second_N: Array, resampler: Resampler) -> Paired:
     """The comparison of two models' hits (0 or 1) on the same items; p_holm is p until `adjust` sees the family."""
     interval = _difference_interval(first_N - second_N, resampler)
     wins, losses = int((first_N > second_N).sum()), int((first_N < second_N).sum())
-    p = mcnemar(wins, losses)
+    p = resampler.sign_flip(first_N - second_N)
     return Paired(float((first_N - second_N).mean()), interval, wins, losses, len(first_N), p, p)
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics.classification import MulticlassAccuracy
 
+from limoe.evals.compare import calibration_error
 from limoe.evals.encoder import Encoder
 from limoe.evals.prompts import class_embeddings
 from limoe.evals.ranking import ranks, similarity
@@ -46,7 +47,7 @@ class ZeroShot:
         """
         images_ND = encoder.images(self._data)[torch.tensor(self._rows)]
         classes_CD = class_embeddings(encoder, self.classes, self._templates)
-        rank_N, confidence_N, calibration = self._score(images_ND, classes_CD, encoder.scale)
+        rank_N, confidence_N = self._score(images_ND, classes_CD, encoder.scale)
         top1_N = rank_N == 0
         per_class_C = self._per_class(top1_N)
         counts_C = torch.bincount(self._target_N, minlength=len(self.classes))
@@ -57,6 +58,7 @@ class ZeroShot:
             groups=tuple(self._data.groups[row] for row in self._rows),
             values={metric: value_N.double().numpy() for metric, value_N in values.items()},
         )
+        calibration = calibration_error(items.values["confidence"], items.values["top1"], self._bins)
         extra = [Score("calibration", calibration, len(self._rows)), Score("chance", 1 / len(self.classes), len(self.classes))]
         each = [
             Score(f"{PER_CLASS}{name}", float(value), int(count))
@@ -64,18 +66,16 @@ class ZeroShot:
         ]
         return Outcome(self.name, (items,), (*extra, *each))
 
-    def _score(self, images_ND: Tensor, classes_CD: Tensor, scale: float) -> tuple[Tensor, Tensor, float]:
-        """(rank_N, confidence_N, expected calibration error), `chunk` pictures at a time."""
-        error = MulticlassCalibrationError(num_classes=len(self.classes), n_bins=self._bins, norm="l1")
+    def _score(self, images_ND: Tensor, classes_CD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """(rank_N, confidence_N), `chunk` pictures at a time."""
         rank, confidence = [], []
         for start in range(0, len(images_ND), self._chunk):
             scores_NC = similarity(images_ND[start : start + self._chunk], classes_CD).cpu()
             target_N = self._target_N[start : start + self._chunk]
             probabilities_NC = (scale * scores_NC).softmax(1)
-            error.update(probabilities_NC, target_N)
             rank.append(ranks(scores_NC, target_N))
             confidence.append(probabilities_NC.amax(1))
-        return torch.cat(rank), torch.cat(confidence), float(error.compute())
+        return torch.cat(rank), torch.cat(confidence)
 
     def _per_class(self, top1_N: Tensor) -> Tensor:
         """float32 (C,): each class's share of hits. A miss is handed to torchmetrics as the next class, whatever was tied."""

@@ -1,4 +1,6 @@
-"""Bootstrap, McNemar, Holm and verdicts against scipy, known coverage and hand numbers."""
+"""Bootstrap, sign flips, Holm and verdicts against scipy, known coverage and hand numbers."""
+
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -16,7 +18,6 @@ from limoe.evals.compare import (
     calibration_error,
     calibration_interval,
     holm,
-    mcnemar,
     mean_intervals,
     paired,
 )
@@ -82,22 +83,47 @@ def test_resampling_in_blocks_gives_as_many_resamples(monkeypatch):
     assert (means == 1).all()
 
 
-def test_mcnemar_by_hand():
-    assert mcnemar(0, 0) == 1
-    assert mcnemar(5, 0) == 2 / 32
-    assert mcnemar(1, 5) == mcnemar(5, 1) == 2 * (1 + 6) / 64
-    assert mcnemar(3, 3) == 1
+@pytest.mark.parametrize("wins, losses", [(5, 0), (1, 5), (5, 1), (3, 3), (12, 30), (40, 18), (300, 340)])
+def test_sign_flips_of_single_items_are_mcnemars_test(wins, losses):
+    """With a group an item, p is the share of coin sequences at least as lopsided: McNemar's exact p."""
+    difference = hits("1" * wins + "0" * (losses + 50)) - hits("0" * wins + "1" * losses + "0" * 50)
+    exact = binomtest(wins, wins + losses).pvalue
+    assert resampler(len(difference), 20_000).sign_flip(difference) == pytest.approx(exact, abs=0.012)
 
 
-@given(st.integers(0, 400), st.integers(0, 400))
-def test_mcnemar_equals_scipys_binomial_test(wins, losses):
-    if wins + losses:
-        assert mcnemar(wins, losses) == pytest.approx(binomtest(wins, wins + losses).pvalue, rel=1e-9)
+def test_sign_flips_of_groups_by_hand():
+    """Sums of the groups 3, 1, 1 (and a group without difference): of 8 sign patterns only the two equal ones reach 5."""
+    groups = ["a"] * 3 + ["b", "c", "d", "d"]
+    assert resampler(7, 20_000, groups=groups).sign_flip(hits("1111110") - hits("0000001")) == pytest.approx(2 / 8, abs=0.012)
 
 
-def test_mcnemar_of_thousands_of_items():
-    assert mcnemar(3000, 3200) == pytest.approx(binomtest(3000, 6200).pvalue, rel=1e-9)
-    assert mcnemar(0, 5000) == 0.0  # below the smallest float
+def test_no_difference_and_a_difference_in_one_group_show_nothing():
+    assert resampler(4).sign_flip(np.zeros(4)) == 1
+    assert resampler(4, groups=["a"] * 4).sign_flip(np.ones(4)) == 1
+
+
+def test_sign_flips_follow_from_seed_and_name_and_not_from_blocks_being_cut(monkeypatch):
+    difference = hits("1" * 20 + "0" * 12) - hits("0" * 20 + "1" * 12)
+    whole = resampler(32).sign_flip(difference)
+    assert whole == resampler(32).sign_flip(difference)
+    assert whole != resampler(32, seed=1).sign_flip(difference) or whole != resampler(32, seed=2).sign_flip(difference)
+    monkeypatch.setattr("limoe.evals.compare.BLOCK_VALUES", 100)
+    assert resampler(32).sign_flip(difference) == pytest.approx(whole, abs=0.05)
+    assert resampler(32).sign_flip(np.ones(32)) == 1 / 2001
+
+
+def test_a_test_errs_no_more_than_its_level_where_groups_fall_together():
+    """Two equal models on 80 groups of five items, each group hit as a whole: an item-wise test would err six times as often."""
+    generator, trials = np.random.default_rng(0), 300
+    wrong = item_wise = 0
+    for trial in range(trials):
+        first, second = (np.repeat((generator.random(80) < 0.4).astype(float), 5) for _ in range(2))
+        wins, losses = int((first > second).sum()), int((first < second).sum())
+        groups = [str(number // 5) for number in range(400)]
+        wrong += paired(first, second, resampler(400, 400, seed=trial, groups=groups)).p < 0.05
+        item_wise += binomtest(wins, wins + losses).pvalue < 0.05
+    assert wrong <= 0.09 * trials
+    assert item_wise >= 0.25 * trials
 
 
 def test_holm_by_hand():
@@ -106,13 +132,16 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holm_keeps_the_order_and_lies_between_none_and_bonferroni(p_values):
-    adjusted = holm(p_values)
-    for p, q in zip(p_values, adjusted, strict=True):
-        assert p <= q <= min(1, p * len(p_values)) + 1e-12 or q == max(adjusted)
-    order = np.argsort(p_values, kind="stable")
-    assert (np.diff(np.array(adjusted)[order]) >= 0).all()
+@given(st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.01, 0.02, 0.5]), min_size=1, max_size=7))
+def test_holm_is_bonferroni_of_every_subset_that_holds_the_test(p_values):
+    """The closure principle, by brute force: a test's adjusted p is the largest Bonferroni p of all the families it is in."""
+    places = range(len(p_values))
+    subsets = [subset for size in range(1, len(p_values) + 1) for subset in combinations(places, size)]
+    expected = [
+        max(min(1.0, len(subset) * min(p_values[other] for other in subset)) for subset in subsets if place in subset)
+        for place in places
+    ]
+    assert holm(p_values) == pytest.approx(expected, abs=1e-12)
 
 
 def test_paired_counts_what_only_one_model_hits():
@@ -120,7 +149,7 @@ def test_paired_counts_what_only_one_model_hits():
     found = paired(first, second, resampler(10))
     assert (found.wins, found.losses, found.n) == (3, 0, 10)
     assert found.difference == pytest.approx(0.3)
-    assert found.p == found.p_holm == 2 / 8
+    assert found.p == found.p_holm == pytest.approx(2 / 8, abs=0.04)
     assert found.interval.low >= 0
     assert found.verdict == "no difference shown"
 
@@ -133,11 +162,11 @@ def test_a_clear_difference_is_named_in_either_direction():
 
 
 def test_items_that_fall_together_are_not_many_witnesses():
-    """Twenty wins in one group of skin tones: McNemar alone would call it, the grouped interval does not."""
+    """Twenty wins in one group of skin tones: one witness, which neither the test nor the interval believes."""
     first, second = hits("1" * 20 + "01" * 20), hits("0" * 20 + "01" * 20)
     groups = ["same"] * 20 + [f"own-{number}" for number in range(40)]
     found = paired(first, second, resampler(60, groups=groups))
-    assert found.p < 1e-5
+    assert (found.wins, found.losses, found.p) == (20, 0, 1)
     assert found.verdict == "no difference shown"
 
 

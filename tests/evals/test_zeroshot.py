@@ -9,6 +9,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from limoe.errors import UserError
 from limoe.evals import ranking
+from limoe.evals.compare import Resampler, calibration_interval
 from limoe.evals.encoder import Encoder
 from limoe.evals.prompts import class_embeddings
 from limoe.evals.zeroshot import PER_CLASS, ZeroShot
@@ -87,6 +88,17 @@ def test_a_model_that_gives_everything_the_same_score_scores_nothing(noise):
     model = TableModel(same, same)
     found = scores_of(run(model, torch.arange(CLASSES)))
     assert (found["top1"], found["top5"], found["per_class"]) == (0, 0, 0)
+
+
+def test_calibration_counts_a_tie_as_a_miss_and_lies_in_its_interval():
+    """Sure of each class to 1 / 12 and right about none by the rule for ties: the error is 1 / 12, and not 0."""
+    same = torch.ones(CLASSES, 8)
+    outcome = run(TableModel(same, same), torch.arange(CLASSES))
+    error = scores_of(outcome)["calibration"]
+    assert error == pytest.approx(1 / CLASSES)
+    values, resampler = outcome.items[0].values, Resampler([str(number) for number in range(CLASSES)], 500, 0, "val")
+    interval = calibration_interval(values["confidence"], values["top1"], 15, resampler)
+    assert interval.low - 1e-9 <= error <= interval.high + 1e-9
 
 
 def test_rank_counts_other_candidates_that_are_at_least_as_good():
