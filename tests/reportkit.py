@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from limoe.config import CONTESTANTS, Params, Paths
 from limoe.evals.sets import Items, Outcome, Score, item_table, result_rows
-from limoe.files import write_json, write_text
+from limoe.files import read_json, sha256_file, write_bytes, write_json, write_text
 
 PICTURES, SCENES = 200, 150
 SHARES = {"limoe": 0.30, "dense": 0.30, "clip": 0.30}
@@ -66,20 +66,30 @@ def plant(
         evaluated.mkdir(parents=True)
         write_json(evaluated / "results.json", result_rows(outcomes))
         pq.write_table(item_table(outcomes), evaluated / "items.parquet")
-        source = {"data": "d" * 64, "weights": name[0] * 64, "tokenizer": "e" * 64, "kind": name}
+        weights = paths.model(name) / "model.safetensors"
+        write_bytes(weights, name.encode())
+        source = {"data": "d" * 64, "weights": sha256_file(weights), "tokenizer": "e" * 64, "kind": name}
         write_json(evaluated / "provenance.json", source | {"evaluate": params.evaluate.model_dump(mode="json")})
         _plant_training(paths, name, params)
     return paths
 
 
+def only_validation(paths: Paths) -> Paths:
+    """The same evidence without its test sets."""
+    for name in CONTESTANTS:
+        path = paths.evaluate(name) / "results.json"
+        write_json(path, [row for row in read_json(path) if row["set"] == "val"])
+    return paths
+
+
 def _plant_training(paths: Paths, name: str, params: Params) -> None:
     folder = paths.train(name)
-    folder.mkdir(parents=True)
     total, active, flops = COSTS[name]
     cost = {"params_total": total, "params_active": active, "flops_per_pair_forward": flops, "samples_seen": 153_600}
     write_json(folder / "cost.json", cost)
     tower = params.model.tower.model_dump(mode="json")
-    settings: dict[str, Any] = {"data": "d" * 64, "model": {"kind": name, "tower": tower}, "train": {"lr": 0.002, "steps": 600}}
+    train = params.train.model_dump(mode="json") | {"lr": 0.002, "steps": 600}
+    settings: dict[str, Any] = {"data": "d" * 64, "model": {"kind": name, "tower": tower, "clip": None}, "train": train}
     write_json(folder / "params.json", settings)
     write_json(folder / "metrics.json", {"contrastive": 1.0})
     rate = {"limoe": 200, "dense": 240, "clip": 300}[name]

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from limoe.config import Contestant, Paths
+from limoe.config import SHARED, Contestant, Paths
 from limoe.errors import UserError
 from limoe.evals.sets import Items
-from limoe.files import read_json
+from limoe.files import read_json, sha256_file
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,10 @@ class Evidence:
 
 
 def load_evidence(paths: Paths, contestants: Sequence[Contestant]) -> list[Evidence]:
-    """Every contestant's evidence; UserError if one is missing, or was scored on other data, settings or items than the first."""
+    """Every contestant's evidence; UserError if one is missing or stale, or was trained or scored otherwise than the first."""
     found = [_load(paths, name) for name in contestants]
+    for one in found:
+        _check_current(paths, one)
     for other in found[1:]:
         for what in ("data", "evaluate"):
             if other.provenance[what] != found[0].provenance[what]:
@@ -48,10 +50,33 @@ def load_evidence(paths: Paths, contestants: Sequence[Contestant]) -> list[Evide
                     f"{paths.evaluate(other.name)} and {paths.evaluate(found[0].name)} are not comparable: they were scored with "
                     f"different {'prepared sets' if what == 'data' else 'evaluate settings'}; run `limoe evaluate` for both again"
                 )
+        for key in SHARED:
+            if other.settings["train"][key] != found[0].settings["train"][key]:
+                raise UserError(
+                    f"{paths.train(other.name)} and {paths.train(found[0].name)} are not comparable: they were trained with "
+                    f"different train.{key}; run `limoe train` and `limoe evaluate` for both again"
+                )
         same = {key: items.keys for key, items in other.items.items()} == {key: i.keys for key, i in found[0].items.items()}
         if not same:
             raise UserError(f"{paths.evaluate(other.name)} scored other items than {paths.evaluate(found[0].name)}")
     return found
+
+
+def _check_current(paths: Paths, one: Evidence) -> None:
+    """UserError if the scores belong to other weights, or the weights to another prepared set, than those that lie there."""
+    weights = paths.model(one.name) / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such file; run `limoe train {one.name}` first")
+    if sha256_file(weights) != one.provenance["weights"]:
+        raise UserError(
+            f"{paths.evaluate(one.name)}: the weights that it scored are not those of {paths.train(one.name)}; "
+            f"run `limoe evaluate {one.name}` again"
+        )
+    if one.settings["data"] != one.provenance["data"]:
+        raise UserError(
+            f"{paths.train(one.name)}: it was trained on another prepared set than {paths.evaluate(one.name)} was scored on; "
+            f"run `limoe train {one.name}` and then `limoe evaluate {one.name}` again"
+        )
 
 
 def _load(paths: Paths, name: Contestant) -> Evidence:
@@ -77,8 +102,8 @@ def _table(path: Path) -> pa.Table:
         return pq.read_table(path, partitioning=None)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: not a Parquet file ({error})") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a Parquet file, or a damaged one ({error})") from None
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ def titled(text: str | None) -> dict[str, Any]:
     return {"text": text, "font": {"size": 12}, "standoff": 8}
 
 
-def forest(measured: Sequence[Measured], evidence: Sequence[Evidence]) -> Figure:
+def forest(measured: Sequence[Measured], evidence: Sequence[Evidence], caption: str) -> Figure:
     """Scores with their intervals, a row a test, a mark a contestant; a tick where chance is known."""
     tests = list(dict.fromkeys((one.set, one.metric) for one in measured))
     names = [one.name for one in evidence]
@@ -64,8 +64,8 @@ def forest(measured: Sequence[Measured], evidence: Sequence[Evidence]) -> Figure
     )
     return Figure(
         "scores",
-        "Scores on the test sets, with 95% intervals",
-        "A row a test set and metric, a mark a model; all figures are in the table below.",
+        f"{caption}, with 95% intervals",
+        "A row a set and metric, a mark a model; all figures are in the table below.",
         data,
         layout,
     )

@@ -61,11 +61,11 @@ WORDS = {
         "95%, by resampling the test items (whole groups of them, such as the skin tones of one concept). It "
         "covers the choice of items, not the luck of a training: with one seed each, nothing here can see that."
     ),
-    "items won, lost": "Items that LIMoE alone, or the baseline alone, hits: all that McNemar's test looks at.",
+    "items won, lost": "Items that LIMoE alone, or the baseline alone, hits.",
     "better, worse": (
-        "Printed only where two things agree: McNemar's exact test on the items that exactly one of the two "
-        "models hits, adjusted by Holm for all tests on this page, is below 0.05, and the interval of the "
-        "difference excludes 0."
+        "Printed only where two things agree: the p of a permutation test, in which whole groups of items change "
+        "sides between the two models at random (where every group is one item it is McNemar's test), adjusted by Holm "
+        "for all tests on this page, is below 0.05, and the interval of the difference excludes 0."
     ),
     "active parameters": (
         "Those that one token meets: of all experts in a block, the one (K of them) it is sent to. Embeddings count whole."

@@ -56,6 +56,16 @@ def is_selection(name: str) -> bool:
     return name.split("/", 1)[0] in SELECTION_SPLITS
 
 
+def has_tests(evidence: Sequence[Evidence]) -> bool:
+    """Whether any scored set is a test set."""
+    return any(not is_selection(name) for name in sets_of(evidence))
+
+
+def reported_sets(evidence: Sequence[Evidence]) -> list[str]:
+    """The test sets; where there is none, the sets that settings are chosen on."""
+    return [name for name in sets_of(evidence) if not is_selection(name) or not has_tests(evidence)]
+
+
 def measure(evidence: Sequence[Evidence], params: CompareParams, bins: int) -> list[Measured]:
     """Every score with its interval, model by model, in the order of sets and metrics. bins: of the calibration error."""
     found = [
@@ -70,10 +80,8 @@ def measure(evidence: Sequence[Evidence], params: CompareParams, bins: int) -> l
 
 
 def duels(evidence: Sequence[Evidence], params: CompareParams) -> list[Duel]:
-    """The first contestant against each other one: each test set's TESTED metrics, adjusted as one family. Sets that settings
-    were chosen on are left out, unless there is no other."""
+    """The first contestant against each other one: each reported set's TESTED metrics, adjusted as one family."""
     ours, *others = evidence
-    tests = [name for name in sets_of(evidence) if not is_selection(name)] or sets_of(evidence)
     bare = [
         Duel(
             name,
@@ -84,7 +92,7 @@ def duels(evidence: Sequence[Evidence], params: CompareParams) -> list[Duel]:
             _pair(ours, other, name, metric, params),
         )
         for other in others
-        for name in tests
+        for name in reported_sets(evidence)
         for metric in TESTED
         if (name, metric) in ours.items
     ]

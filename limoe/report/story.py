@@ -11,12 +11,12 @@ from limoe.report.evidence import Evidence
 from limoe.report.names import MAIN_METRICS, METRICS, MODELS, WHAT_THEY_ARE, WORDS, describe_set
 from limoe.report.published import NOTICE
 from limoe.report.routing import MODALITIES, RoutingLog
-from limoe.report.scores import TESTED, Duel, Measured, is_selection, sets_of
+from limoe.report.scores import TESTED, Duel, Measured, has_tests, reported_sets, sets_of
 from limoe.report.verdict import against, by_baseline, count, headline, main_test, percent, price
 
 ONE_SEED = (
     "One training each: intervals and tests cover the choice of test items, not the luck of a training. A small difference may "
-    "turn with another seed."
+    "turn with another seed. The shared recipe was chosen with LIMoE in mind; the baselines were not tuned separately."
 )
 
 
@@ -28,7 +28,7 @@ def tell(
     for baseline, mine in by_baseline(duels).items():
         told, lines = against(baseline, mine)
         lead += [Prose(told), Bullets(lines)]
-    lead += [Prose(price(evidence)), Prose(ONE_SEED, "quiet")]
+    lead += [Prose(price(evidence, timing)), Prose(ONE_SEED, "quiet")]
     sections = [
         _scores(evidence, measured),
         Section("paired-tests", "Paired tests", _tests(duels)),
@@ -41,16 +41,12 @@ def tell(
             "words", "What the numbers mean", [Terms({name: describe_set(name) for name in sets_of(evidence)}), Terms(WORDS)]
         ),
     ]
-    return Document("LIMoE beside a dense tower and CLIP", headline(duels), lead, sections)
-
-
-def _tests_only(evidence: Sequence[Evidence]) -> list[str]:
-    return [name for name in sets_of(evidence) if not is_selection(name)] or sets_of(evidence)
+    return Document("LIMoE beside a dense tower and CLIP", headline(duels, has_tests(evidence)), lead, sections)
 
 
 def _cards(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Cards:
-    """Per contestant: its score on the main test, its retrieval on the last test set, its parameters."""
-    tests = _tests_only(evidence)
+    """Per contestant: its score on the first reported set, its retrieval on the last, its parameters."""
+    tests = reported_sets(evidence)
     wanted = [(tests[0], "top1"), (tests[-1], "i2t_r1")]
     cards = []
     for one in evidence:
@@ -62,33 +58,30 @@ def _cards(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Cards:
 
 
 def _scores(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Section:
-    tests = _tests_only(evidence)
+    tests = reported_sets(evidence)
+    where = "on the test sets" if has_tests(evidence) else "on validation sets"
     main = [one for one in measured if one.set in tests and one.metric in MAIN_METRICS]
     blocks: list[Block] = [
-        figures.forest([one for one in main if one.metric in TESTED], evidence),
-        tables.score_table(main, evidence, "Scores on the test sets"),
+        figures.forest([one for one in main if one.metric in TESTED], evidence, f"Scores {where}"),
+        tables.score_table(main, evidence, f"Scores {where}"),
     ]
     rest = [one for one in measured if one.set in tests and one.metric not in MAIN_METRICS]
     chosen = [one for one in measured if one.set not in tests]
     if rest:
-        blocks.append(
-            Fold("Further scores on the test sets", [tables.score_table(rest, evidence, "Further scores on the test sets")])
-        )
+        blocks.append(Fold(f"Further scores {where}", [tables.score_table(rest, evidence, f"Further scores {where}")]))
     if chosen:
         table = tables.score_table(
             chosen, evidence, "Validation sets: settings were chosen on these, so that they are no evidence"
         )
         blocks.append(Fold("Validation sets", [table]))
-    return Section("scores", "Scores", blocks)
+    return Section("scores", "Scores" if has_tests(evidence) else "Validation sets: there is no test set", blocks)
 
 
 def _tests(duels: Sequence[Duel]) -> list[Block]:
-    if not duels:
-        return [Prose("There is no baseline.")]
     return [
         Prose(
-            f"{len(duels)} tests, adjusted as one family (Holm). A verdict needs two things to agree: McNemar's test on the "
-            "items that one model alone hits, and the interval of the difference, resampled by groups."
+            f"{len(duels)} tests, adjusted as one family (Holm). A verdict needs two things to agree: a permutation test, "
+            "in which whole groups of items change sides, and the interval of the difference, resampled by groups."
         ),
         tables.duel_table(duels),
     ]
@@ -137,7 +130,8 @@ def _repeat(evidence: Sequence[Evidence], params: CompareParams) -> list[Block]:
     prompts = ", ".join(f"`{template}`" for template in settings["templates"])
     text = (
         "`dvc repro` with the settings below, the same seeds and number of threads, gives this page again on the same "
-        f"machine, byte by byte. Class prompts: {prompts}. Intervals: {params.bootstrap:,} resamples, seed {params.seed}."
+        f"machine, byte by byte. Class prompts: {prompts}. Intervals: {params.bootstrap:,} resamples, "
+        f"tests: as many sign flips; seed {params.seed}."
     )
     return [
         Prose(text),

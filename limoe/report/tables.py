@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from limoe.files import flatten
 from limoe.report.document import Cell, Table, Tone
 from limoe.report.evidence import Evidence
 from limoe.report.names import IN_SENTENCES, METRICS, MODELS
@@ -12,7 +13,6 @@ from limoe.report.published import NOTICE, ROWS
 from limoe.report.routing import MODALITIES, RoutingLog
 from limoe.report.scores import Duel, Measured
 from limoe.report.verdict import count, percent, points, span
-from limoe.tracking import flatten
 
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "no difference shown": "quiet"}
 
@@ -81,7 +81,7 @@ def _points_span(duel: Duel) -> str:
 
 def cost_table(evidence: Sequence[Evidence]) -> Table:
     """What each contestant holds, computes and has seen; beside it as a multiple of the dense tower's."""
-    base = next((one for one in evidence if one.name == "dense"), evidence[0])
+    base = next(one for one in evidence if one.name == "dense")
 
     def row(title: str, note: str, values: Sequence[float]) -> list[Cell]:
         first = values[list(evidence).index(base)]
@@ -140,16 +140,16 @@ def published_table() -> Table:
 
 
 def settings_table(evidence: Sequence[Evidence]) -> Table:
-    """Every setting of the training, and where contestants differ."""
+    """Every setting of the training; a cell is empty where a contestant has no such setting."""
     flat = [flatten(one.settings) for one in evidence]
     names = sorted({name for settings in flat for name in settings})
 
     def value(settings: dict[str, Any], name: str) -> str:
-        return f"`{settings[name]}`" if name in settings and settings[name] is not None else ""
+        if name not in settings:
+            return ""
+        return "`null`" if settings[name] is None else f"`{settings[name]}`"
 
-    rows = [
-        [Cell(name), *(Cell(value(settings, name)) for settings in flat)] for name in names if any(value(s, name) for s in flat)
-    ]
+    rows = [[Cell(name), *(Cell(value(settings, name)) for settings in flat)] for name in names]
     return Table("Settings of the trainings", ["Setting", *(MODELS[one.name] for one in evidence)], rows)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from limoe.config import Contestant
 from limoe.report.evidence import Evidence
 from limoe.report.names import IN_SENTENCES, METRICS
-from limoe.report.scores import Duel, Measured
+from limoe.report.scores import Duel, Measured, has_tests, reported_sets
 
 LISTED = 3  # differences that a sentence names; the table has them all
 
@@ -26,10 +26,11 @@ def by_baseline(duels: Sequence[Duel]) -> dict[Contestant, list[Duel]]:
     return found
 
 
-def headline(duels: Sequence[Duel]) -> str:
-    """One sentence: whether LIMoE beat each baseline, and in how many of the tests."""
+def headline(duels: Sequence[Duel], has_tests: bool = True) -> str:
+    """One sentence: whether LIMoE beat each baseline, and in how many of the tests; has_tests: whether these are on test sets."""
     clauses = [_clause(IN_SENTENCES[baseline], mine) for baseline, mine in by_baseline(duels).items()]
-    return f"LIMoE {'; it '.join(clauses)}." if clauses else "LIMoE was trained alone: there is no baseline to compare it with."
+    where = "" if has_tests else "On validation sets only, since there is no test set, "
+    return f"{where}LIMoE {'; it '.join(clauses)}."
 
 
 def _clause(name: str, duels: Sequence[Duel]) -> str:
@@ -60,25 +61,25 @@ def against(baseline: Contestant, duels: Sequence[Duel]) -> tuple[str, list[str]
 
 
 def main_test(measured: Sequence[Measured], evidence: Sequence[Evidence]) -> str:
-    """Everyone's score on the first test set, with chance where it is known."""
-    first = measured[0]
+    """Everyone's score on the first reported set, with chance where it is known."""
+    first = next(one for one in measured if one.set == reported_sets(evidence)[0])
     scores = [one for one in measured if (one.set, one.metric) == (first.set, first.metric)]
     chance, classes = evidence[0].scores.get((first.set, "chance"), (None, 0))
     setting = f" (chance among {classes:,} names is {percent(chance, 2)})" if chance is not None else f" (among {first.n:,})"
     told = "; ".join(f"{IN_SENTENCES[one.model]} {percent(one.value)} ({span(one.low, one.high)})" for one in scores)
-    return f"**On the main test**, `{first.set}`, {METRICS[first.metric]}{setting}: {told}."
+    what = "the main test" if has_tests(evidence) else "the first validation set"
+    return f"**On {what}**, `{first.set}`, {METRICS[first.metric]}{setting}: {told}."
 
 
-def price(evidence: Sequence[Evidence]) -> str:
-    """What LIMoE holds and computes beside the first baseline."""
-    if len(evidence) < 2:
-        return f"LIMoE holds {count(evidence[0].cost['params_total'])} parameters."
+def price(evidence: Sequence[Evidence], timing: str) -> str:
+    """What LIMoE holds and computes beside the first baseline. timing: name of the file that has the seconds."""
     ours, theirs = evidence[0].cost, evidence[1].cost
     ratios = {name: ours[name] / theirs[name] for name in ("params_total", "params_active", "flops_per_pair_forward")}
     return (
         f"**The price**: LIMoE holds {ratios['params_total']:.1f} times as many parameters as {IN_SENTENCES[evidence[1].name]} "
         f"({count(ours['params_total'])} against {count(theirs['params_total'])}), and needs {ratios['params_active']:.2f} times "
-        f"as many for one token and {ratios['flops_per_pair_forward']:.2f} times the FLOPs for a pair."
+        f"as many for one token and {ratios['flops_per_pair_forward']:.2f} times the FLOPs for a pair. "
+        f"Its steps take longer than its FLOPs say, since tokens must be sent to experts: [{timing}]({timing})."
     )
 
 

@@ -6,8 +6,7 @@ timing.md, which is no out: seconds and memory differ between two equal runs.
 
 from __future__ import annotations
 
-from limoe.config import CONTESTANTS, Contestant, Params, Paths
-from limoe.errors import UserError
+from limoe.config import CONTESTANTS, Params, Paths
 from limoe.files import write_json, write_text
 from limoe.report.evidence import load_evidence
 from limoe.report.markdown import to_markdown
@@ -20,23 +19,20 @@ PAGE, TIMING = "report.html", "timing.md"
 
 
 def run(params: Params, paths: Paths) -> None:
-    """Compare limoe with every other contestant in params."""
-    if "limoe" not in params.contestants:
-        raise UserError("contestants: compare needs limoe among them")
-    names: list[Contestant] = [name for name in CONTESTANTS if name in params.contestants]
-    evidence = load_evidence(paths, names)
+    """Compare limoe with each baseline."""
+    evidence = load_evidence(paths, CONTESTANTS)
     measured = measure(evidence, params.compare, bins=int(evidence[0].provenance["evaluate"]["calibration_bins"]))
     document = tell(evidence, measured, duels(evidence, params.compare), params.compare, TIMING)
     write_json(paths.report / "metrics.json", [one.row() for one in measured])
     write_text(paths.report / "report.md", to_markdown(document, PAGE))
     write_text(paths.report / PAGE, to_html(document))
-    write_text(paths.report / TIMING, timing_markdown(paths, names))
-    _say(document.headline, paths, names)
+    write_text(paths.report / TIMING, timing_markdown(paths, CONTESTANTS))
+    _say(document.headline, paths)
 
 
-def _say(headline: str, paths: Paths, names: list[Contestant]) -> None:
+def _say(headline: str, paths: Paths) -> None:
     from rich.console import Console
 
     console = Console()
     console.print(headline, style="bold")
-    console.print(timing_table(paths, names))
+    console.print(timing_table(paths, CONTESTANTS))

@@ -8,7 +8,7 @@ import subprocess
 import plotly.graph_objects as go
 import pytest
 from evalkit import tiny_params
-from reportkit import plant
+from reportkit import only_validation, plant
 
 from limoe.config import CONTESTANTS
 from limoe.report import tables
@@ -24,10 +24,14 @@ from limoe.report.style import CSS
 PARAMS = tiny_params()
 
 
+def told(paths):
+    evidence = load_evidence(paths, CONTESTANTS)
+    return tell(evidence, measure(evidence, PARAMS.compare, 15), duels(evidence, PARAMS.compare), PARAMS.compare, "timing.md")
+
+
 @pytest.fixture(scope="module")
 def document(tmp_path_factory):
-    evidence = load_evidence(plant(tmp_path_factory.mktemp("planted"), PARAMS), CONTESTANTS)
-    return tell(evidence, measure(evidence, PARAMS.compare, 15), duels(evidence, PARAMS.compare), PARAMS.compare, "timing.md")
+    return told(plant(tmp_path_factory.mktemp("planted"), PARAMS))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,31 @@ def test_the_page_asks_for_nothing_from_outside(page):
 
 def test_equal_documents_give_equal_bytes(document, page):
     assert to_html(document) == page
-    assert to_markdown(document, "report.html") == to_markdown(document, "report.html")
+
+
+def test_equal_evidence_in_another_folder_gives_an_equal_page(document, page, tmp_path):
+    again = told(plant(tmp_path, PARAMS))
+    assert again is not document
+    assert to_html(again) == page
+    assert to_markdown(again, "report.html") == to_markdown(document, "report.html")
+
+
+def test_without_a_test_set_the_report_says_so_everywhere(tmp_path):
+    document = told(only_validation(plant(tmp_path, PARAMS)))
+    markdown = to_markdown(document, "report.html")
+    assert document.headline.startswith("On validation sets only, since there is no test set, LIMoE ")
+    assert next(section.title for section in document.sections) == "Validation sets: there is no test set"
+    assert "main test" not in markdown.split("## What the numbers mean")[0]
+    assert "on the test sets" not in markdown
+    assert "On the first validation set**, `val`" in markdown
+
+
+def test_what_one_seed_and_one_recipe_cannot_show_is_said(document):
+    markdown = to_markdown(document, "report.html")
+    assert "One training each" in markdown
+    assert "The shared recipe was chosen with LIMoE in mind; the baselines were not tuned separately." in markdown
+    price = next(block.text for block in document.lead if isinstance(block, Prose) and "The price" in block.text)
+    assert "[timing.md](timing.md)" in price
 
 
 def test_light_and_dark_give_every_colour_a_value(document, page):
@@ -120,7 +148,7 @@ def test_validation_scores_stand_apart_from_the_tests(document):
 
 def test_settings_and_hashes_that_reproduce_it_are_there(document):
     markdown = to_markdown(document, "report.html")
-    for needle in ("train.lr", "`0.002`", "dddddddddddddddd", "a picture of {}", "100 resamples, seed 0"):
+    for needle in ("train.lr", "`0.002`", "dddddddddddddddd", "`{}.`", "1,000 resamples", "seed 0"):
         assert needle in markdown
 
 

@@ -2,15 +2,15 @@
 
 import pytest
 from evalkit import tiny_params
-from reportkit import plant
+from reportkit import only_validation, plant
 
-from limoe.config import CONTESTANTS, Paths
+from limoe.config import CONTESTANTS, SHARED, Paths
 from limoe.errors import UserError
 from limoe.files import read_json, write_json
 from limoe.report.evidence import load_evidence
-from limoe.report.scores import duels, is_selection, measure
+from limoe.report.scores import duels, has_tests, is_selection, measure, reported_sets
 
-PARAMS = tiny_params("compare.bootstrap=500")
+PARAMS = tiny_params()
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +62,12 @@ def test_one_family_of_test_sets_only_and_in_the_right_direction(evidence):
     assert smallest.paired.p_holm == pytest.approx(min(1, len(found) * smallest.paired.p))
 
 
-def test_validation_sets_are_tested_only_where_there_is_no_other(tmp_path):
-    paths = plant(tmp_path, PARAMS)
-    for name in CONTESTANTS:
-        path = paths.evaluate(name) / "results.json"
-        write_json(path, [row for row in read_json(path) if row["set"] == "val"])
-    found = duels(load_evidence(paths, CONTESTANTS), PARAMS.compare)
-    assert {one.set for one in found} == {"val"}
+def test_validation_sets_are_tested_only_where_there_is_no_other(evidence, tmp_path):
+    found = load_evidence(only_validation(plant(tmp_path, PARAMS)), CONTESTANTS)
+    assert {one.set for one in duels(found, PARAMS.compare)} == set(reported_sets(found)) == {"val"}
+    assert not has_tests(found)
+    assert has_tests(evidence)
+    assert "val" not in reported_sets(evidence)
 
 
 def test_views_of_validation_sets_are_validation():
@@ -81,7 +80,39 @@ def test_scores_on_other_data_or_settings_are_not_compared(tmp_path, what, value
     paths = plant(tmp_path, PARAMS)
     path = paths.evaluate("clip") / "provenance.json"
     write_json(path, read_json(path) | {what: value})
+    if what == "data":
+        settings = paths.train("clip") / "params.json"
+        write_json(settings, read_json(settings) | {what: value})
     with pytest.raises(UserError, match=f"runs/evaluate/clip and .*not comparable.*different {message}"):
+        load_evidence(paths, CONTESTANTS)
+
+
+def test_scores_of_other_weights_than_those_that_lie_there_are_refused(tmp_path):
+    paths = plant(tmp_path, PARAMS)
+    weights = paths.model("dense") / "model.safetensors"
+    weights.write_bytes(b"trained again")
+    with pytest.raises(UserError, match=r"runs/evaluate/dense: .*not those of .*runs/train/dense.*run `limoe evaluate dense`"):
+        load_evidence(paths, CONTESTANTS)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
+        load_evidence(paths, CONTESTANTS)
+
+
+def test_a_training_on_other_data_than_the_evaluations_is_refused(tmp_path):
+    paths = plant(tmp_path, PARAMS)
+    path = paths.train("clip") / "params.json"
+    write_json(path, read_json(path) | {"data": "0" * 64})
+    with pytest.raises(UserError, match=r"runs/train/clip: .*trained on another prepared set.*run `limoe train clip`"):
+        load_evidence(paths, CONTESTANTS)
+
+
+@pytest.mark.parametrize("key", SHARED)
+def test_trainings_that_differ_in_what_all_share_are_not_compared(tmp_path, key):
+    paths = plant(tmp_path, PARAMS)
+    path = paths.train("dense") / "params.json"
+    settings = read_json(path)
+    write_json(path, settings | {"train": settings["train"] | {key: 12345}})
+    with pytest.raises(UserError, match=f"not comparable: they were trained with different train.{key}"):
         load_evidence(paths, CONTESTANTS)
 
 
@@ -106,6 +137,16 @@ def test_broken_files_are_named(tmp_path, name, message):
     paths = plant(tmp_path, PARAMS)
     (paths.evaluate("dense") / name).write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=f"{name}: {message}"):
+        load_evidence(paths, CONTESTANTS)
+
+
+def test_a_table_whose_pages_are_damaged_is_named(tmp_path):
+    paths = plant(tmp_path, PARAMS)
+    path = paths.evaluate("dense") / "items.parquet"
+    content = bytearray(path.read_bytes())
+    content[4:400] = b"\xff" * 396
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"items\.parquet: not a Parquet file, or a damaged one"):
         load_evidence(paths, CONTESTANTS)
 
 

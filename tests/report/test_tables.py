@@ -62,7 +62,7 @@ def test_each_duel_has_its_verdict_and_both_scores(found):
 
 def test_the_forest_plots_every_score_with_its_interval(evidence, measured):
     chosen = [one for one in measured if one.metric in ("top1", "i2t_r1") and one.set != "val"]
-    figure = figures.forest(chosen, evidence)
+    figure = figures.forest(chosen, evidence, "caption")
     limoe, dense, clip, chance = figure.data
     assert [trace["name"] for trace in (limoe, dense, clip)] == ["LIMoE", "Dense tower", "CLIP"]
     assert limoe["x"][0] == 30
@@ -82,6 +82,11 @@ def test_curves_follow_the_log(evidence):
 def test_settings_name_where_contestants_differ(evidence):
     rows = rows_of(tables.settings_table(evidence))
     assert [cell.text for cell in rows["model.kind", ""][1:]] == ["`limoe`", "`dense`", "`clip`"]
+
+
+def test_a_setting_that_is_null_everywhere_is_shown_as_null(evidence):
+    rows = rows_of(tables.settings_table(evidence))
+    assert [cell.text for cell in rows["model.clip", ""][1:]] == ["`null`"] * 3
 
 
 def test_cards_hold_each_contestants_own_figures(evidence, measured, found):

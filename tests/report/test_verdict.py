@@ -33,8 +33,11 @@ def test_a_difference_that_is_not_significant_is_no_win_however_large():
     assert "not told apart" in found
 
 
-def test_without_a_baseline_nothing_is_claimed():
-    assert "no baseline" in headline([])
+def test_validation_sets_are_called_so_in_the_headline():
+    found = headline([duel()], has_tests=False)
+    assert (
+        found == "On validation sets only, since there is no test set, LIMoE beat the dense tower in 1 of 1 test and lost none."
+    )
 
 
 def test_against_names_where_and_by_how_much_the_largest_first():

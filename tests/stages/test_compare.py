@@ -6,12 +6,11 @@ import pytest
 from evalkit import tiny_params
 from reportkit import plant
 
-from limoe.config import Params
 from limoe.errors import UserError
 from limoe.files import write_json
 from limoe.stages import compare
 
-PARAMS = tiny_params("compare.bootstrap=300")
+PARAMS = tiny_params()
 
 
 def reports(paths):
@@ -60,21 +59,6 @@ def test_the_report_says_who_won(tmp_path, ours, sentence):
     compare.run(PARAMS, paths)
     assert sentence in (paths.report / "report.md").read_text(encoding="utf-8")
     assert sentence in (paths.report / "report.html").read_text(encoding="utf-8")
-
-
-def test_two_contestants_are_enough_and_limoe_must_be_one(tmp_path):
-    paths = plant(tmp_path, PARAMS)
-    values = PARAMS.model_dump(mode="json")
-    compare.run(Params.parse(values | {"contestants": {"limoe": {}, "clip": {}}}, "test"), paths)
-    assert {row["model"] for row in json.loads(reports(paths)["metrics.json"])} == {"limoe", "clip"}
-    with pytest.raises(UserError, match="compare needs limoe"):
-        compare.run(Params.parse(values | {"contestants": {"clip": {}}}, "test"), paths)
-
-
-def test_limoe_alone_is_reported_without_a_verdict(tmp_path):
-    paths = plant(tmp_path, PARAMS)
-    compare.run(Params.parse(PARAMS.model_dump(mode="json") | {"contestants": {"limoe": {}}}, "test"), paths)
-    assert "there is no baseline to compare it with" in (paths.report / "report.md").read_text(encoding="utf-8")
 
 
 def test_nothing_is_written_when_evidence_is_missing(tmp_path):
