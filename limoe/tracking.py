@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from limoe.config import MachineParams
 from limoe.errors import UserError
-from limoe.files import exclusive_lock
+from limoe.files import exclusive_lock, flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -135,27 +135,12 @@ def store_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names.
-
-    >>> flatten({"a": {"b": 1}, "c": [2]})
-    {'a.b': 1, 'c': [2]}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
 def _connect(root: Path) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
     from mlflow import MlflowClient
 
-    for chatty in ("alembic", "mlflow.store.db.utils"):  # that a store was created is no news
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # that a store was created is no news
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs tracebacks of what it also raises
     return MlflowClient(store_uri(root), store_uri(root))
 
 

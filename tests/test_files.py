@@ -134,3 +134,34 @@ def test_a_patient_lock_lets_nobody_in_between(tmp_path: Path, project: Path) ->
     workers = [subprocess.Popen(command, cwd=project) for _ in range(2)]
     assert [worker.wait() for worker in workers] == [0, 0]
     assert log.read_text() == "x" * 80
+
+
+def test_flatten() -> None:
+    assert files.flatten({"a": {"b": {"c": 1}, "d": {}}, "e": None}) == {"a.b.c": 1, "e": None}
+
+
+def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name.endswith(".tmp") and not self.name.endswith(".old.tmp"):
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no"), files.atomic_directory(out) as temporary:
+        (temporary / "new").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "old").read_text() == "old"
+
+
+def test_a_linked_folder_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "out").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
+    with files.atomic_directory(tmp_path / "out") as temporary:
+        (temporary / "new").write_text("new")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk" / "out" / "new").read_text() == "new"

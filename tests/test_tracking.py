@@ -13,7 +13,7 @@ import pytest
 from limoe import tracking
 from limoe.config import MachineParams
 from limoe.errors import UserError
-from limoe.tracking import Tracker, flatten, open_tracker
+from limoe.tracking import Tracker, open_tracker
 
 ROWS = [{"step": step, "time": 1_000 + step, "loss": 1 / (step + 1), "layer1/placed": 0.5} for step in range(5)]
 
@@ -123,7 +123,3 @@ def test_any_server_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_both_trackers_have_one_shape() -> None:
     public = {name for name in vars(Tracker) if not name.startswith("_")} - {"run_id"}
     assert public == {name for name in vars(tracking.MlflowTracker) if not name.startswith("_")}
-
-
-def test_flatten() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": {}}, "e": None}) == {"a.b.c": 1, "e": None}

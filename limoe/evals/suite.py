@@ -1,16 +1,25 @@
-"""Which evaluators a split gets, and which of their scores are the ones to look at first."""
+"""A trained model opened and scored: what its scores belong to, which evaluators a split gets, which scores to look at first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from limoe.config import EvaluateParams
+from limoe.data.prepared import TOKENIZER, Prepared
 from limoe.data.schema import SELECTION_SPLITS, TEST_SPLITS, TRAIN
-from limoe.evals.encoder import Encoder
+from limoe.data.tokenizer import Tokenizer
+from limoe.data.transforms import Preprocess
+from limoe.errors import UserError
+from limoe.evals.encoder import Encoder, Track
 from limoe.evals.retrieval import Retrieval
-from limoe.evals.sets import VIEWS, EvalSet, Outcome
+from limoe.evals.sets import COLUMNS, VIEWS, EvalSet, Outcome
 from limoe.evals.zeroshot import ZeroShot
+from limoe.files import read_json, sha256_file
+from limoe.model.io import load_model, read_config
 
 RETRIEVAL = ("i2t_r1", "t2i_r1")
 MOST_KEYS = 12
@@ -23,6 +32,43 @@ class Evaluator(Protocol):
 
     def run(self, encoder: Encoder) -> Outcome:
         """Score one model."""
+
+
+def provenance(prepared: Prepared, folder: Path, params: EvaluateParams) -> dict[str, Any]:
+    """Hashes of the prepared set and of the weights, and the settings. UserError if the two do not belong together: a model whose
+    tokenizer is not the set's would be scored on captions that it was not trained on."""
+    config = read_config(folder)
+    tokenizer = sha256_file(folder / TOKENIZER)
+    if tokenizer != sha256_file(prepared.root / TOKENIZER):
+        raise UserError(f"{folder}: its tokenizer is not that of {prepared.root}; train it again on this prepared set")
+    return {
+        "data": prepared.hash,
+        "weights": sha256_file(folder / "model.safetensors"),
+        "tokenizer": tokenizer,
+        "kind": config.kind,
+        "evaluate": params.model_dump(mode="json"),
+    }
+
+
+def open_encoder(folder: Path, params: EvaluateParams, device: torch.device, track: Track | None = None) -> Encoder:
+    """The model of a model directory, with the tokenizer, text length and preprocessing that it was trained with."""
+    model, length = load_model(folder, device), read_config(folder).tower.text_length
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    preprocess = Preprocess.from_dict(read_json(folder / "preprocess.json"))
+    return Encoder(model, lambda texts: tokenizer(list(texts), length), preprocess, params.batch, device, track)
+
+
+def score(encoder: Encoder, prepared: Prepared, params: EvaluateParams) -> list[Outcome]:
+    """Every evaluator of every split but the training one; UserError if there is nothing to score."""
+    outcomes = []
+    for split in evaluation_splits(prepared.splits):
+        data = EvalSet.of(split, prepared.table(split, COLUMNS))
+        outcomes += [evaluator.run(encoder) for evaluator in evaluators(data, params)]
+    if not outcomes:
+        raise UserError(
+            f"{prepared.root}: nothing to evaluate on: no split but train has two pictures; splits: {prepared.splits}"
+        )
+    return outcomes
 
 
 def evaluation_splits(splits: Sequence[str]) -> list[str]:

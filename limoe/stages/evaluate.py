@@ -10,24 +10,19 @@ import resource
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 
-from limoe.config import Contestant, EvaluateParams, Params, Paths
-from limoe.data.prepared import TOKENIZER, Prepared
-from limoe.data.tokenizer import Tokenizer
-from limoe.data.transforms import Preprocess
+from limoe.config import Contestant, Params, Paths
+from limoe.data.prepared import Prepared
 from limoe.dist import pick_device
-from limoe.errors import UserError
-from limoe.evals.encoder import Encoder, Track
-from limoe.evals.sets import COLUMNS, EvalSet, Outcome, item_table, result_rows
-from limoe.evals.suite import evaluation_splits, evaluators, headline_metrics
+from limoe.evals.encoder import Track
+from limoe.evals.sets import item_table, result_rows
+from limoe.evals.suite import headline_metrics, open_encoder, provenance, score
 from limoe.evals.zeroshot import PER_CLASS
-from limoe.files import atomic_directory, atomic_file, read_json, sha256_file, write_json
-from limoe.model.io import load_model, read_config
+from limoe.files import atomic_directory, atomic_file, write_json
 from limoe.provenance import git_commit
 from limoe.tracking import open_tracker
 
@@ -68,43 +63,6 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
             "mlflow_run_id": tracker.run_id,
         },
     )
-
-
-def provenance(prepared: Prepared, folder: Path, params: EvaluateParams) -> dict[str, Any]:
-    """Hashes of the prepared set and of the weights, and the settings. UserError if the two do not belong together: a model whose
-    tokenizer is not the set's would be scored on captions that it was not trained on."""
-    config = read_config(folder)
-    tokenizer = sha256_file(folder / TOKENIZER)
-    if tokenizer != sha256_file(prepared.root / TOKENIZER):
-        raise UserError(f"{folder}: its tokenizer is not that of {prepared.root}; train it again on this prepared set")
-    return {
-        "data": prepared.hash,
-        "weights": sha256_file(folder / "model.safetensors"),
-        "tokenizer": tokenizer,
-        "kind": config.kind,
-        "evaluate": params.model_dump(mode="json"),
-    }
-
-
-def open_encoder(folder: Path, params: EvaluateParams, device: torch.device, track: Track | None = None) -> Encoder:
-    """The model of a model directory, with the tokenizer, text length and preprocessing that it was trained with."""
-    model, length = load_model(folder, device), read_config(folder).tower.text_length
-    tokenizer = Tokenizer.load(folder / TOKENIZER)
-    preprocess = Preprocess.from_dict(read_json(folder / "preprocess.json"))
-    return Encoder(model, lambda texts: tokenizer(list(texts), length), preprocess, params.batch, device, track)
-
-
-def score(encoder: Encoder, prepared: Prepared, params: EvaluateParams) -> list[Outcome]:
-    """Every evaluator of every split but the training one; UserError if there is nothing to score."""
-    outcomes = []
-    for split in evaluation_splits(prepared.splits):
-        data = EvalSet.of(split, prepared.table(split, COLUMNS))
-        outcomes += [evaluator.run(encoder) for evaluator in evaluators(data, params)]
-    if not outcomes:
-        raise UserError(
-            f"{prepared.root}: nothing to evaluate on: no split but train has two pictures; splits: {prepared.splits}"
-        )
-    return outcomes
 
 
 def _tracked(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from limoe.config import Paths
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
 from limoe.evals.sets import ITEM_SCHEMA
+from limoe.evals.suite import open_encoder, provenance, score
 from limoe.files import sha256_file
 from limoe.stages import evaluate
 
@@ -100,8 +101,8 @@ def test_outs_repeat_byte_by_byte_and_hold_no_clock(project):
 @pytest.mark.parametrize("override", ["evaluate.batch=1", "evaluate.batch=64", "evaluate.chunk=64"])
 def test_no_score_depends_on_batch_or_chunk(project, override, tmp_path):
     _, paths = project
-    encoder = evaluate.open_encoder(paths.model("limoe"), tiny_params(override).evaluate, torch.device("cpu"))
-    outcomes = evaluate.score(encoder, Prepared(paths.prepared), tiny_params(override).evaluate)
+    encoder = open_encoder(paths.model("limoe"), tiny_params(override).evaluate, torch.device("cpu"))
+    outcomes = score(encoder, Prepared(paths.prepared), tiny_params(override).evaluate)
     rows = {(row["set"], row["metric"]): row["value"] for row in read(paths, "limoe", "results.json")}
     for outcome in outcomes:
         for found in outcome.scores():
@@ -132,4 +133,4 @@ def test_nothing_to_score_is_an_error(project, tmp_path):
 def test_a_missing_model_is_named(project, tmp_path):
     params, paths = project
     with pytest.raises(UserError, match="no such file"):
-        evaluate.provenance(Prepared(paths.prepared), tmp_path, params.evaluate)
+        provenance(Prepared(paths.prepared), tmp_path, params.evaluate)
