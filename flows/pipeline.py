@@ -120,8 +120,8 @@ def gpus() -> int:
 def gpu_slot() -> Iterator[None]:
     """Hold one of the server's GPU slots, waiting for it if need be; nothing to hold without a GPU.
 
-    The slot is a lease, renewed while we live: SIGKILL lets it run out. (A stage that outlives a killed flow holds no slot any more;
-    its own lock keeps a second trainer of the same contestant out.) A temporary server has nobody to share a slot with, and
+    The slot is a lease, renewed while we live: SIGKILL lets it run out. (A stage that outlives a killed flow holds no slot any
+    more; its own lock keeps a second trainer of the same contestant out.) A temporary server has nobody to share a slot with, and
     nothing in it would take back a dead holder's lease, so there none is taken.
     """
     if not get_current_settings().api.url or not gpus():
