@@ -42,7 +42,7 @@ def test_only_the_named_values_change(copy: Path) -> None:
     ]
     assert removed == ["languages: [en]", "limit: null", f"steps: {shipped.train.steps}", f"lr: {shipped.train.lr}"]
     resolved = Params.load(copy)
-    assert (resolved.train.lr, resolved.train.steps) == (0.001, 70)
+    assert (resolved.train.lr, resolved.train.steps) == (0.001, 700)
     assert (resolved.prepare.emoji.limit, resolved.prepare.emoji.languages) == (250, ("de", "fr"))
 
 
