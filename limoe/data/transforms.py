@@ -24,6 +24,7 @@ ASPECT_RATIOS = (3 / 4, 4 / 3)
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision has them
 ORIENTATION_TAG = 0x0112
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a broken picture
+LONGEST = 4  # a picture is cut to so many times its shorter side before it is resized, or a line of pixels would fill the memory
 CHUNK = 16  # pictures augmented at a time: what is worked on stays in the processor's cache
 
 
@@ -41,13 +42,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
     """The middle square of an RGB image after its shortest side became `size` px (torchvision's Resize and CenterCrop)."""
-    width, height = image.size
-    short = min(width, height)
+    short = min(image.size)
     if short != size:
-        width, height = (size * width // short, size * height // short)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+        if max(image.size) > LONGEST * short:
+            image = _middle(image, LONGEST * short)
+        width, height = image.size
+        image = image.resize((size * width // short, size * height // short), Image.Resampling.BICUBIC)
+    return _middle(image, size)
+
+
+def _middle(image: Image.Image, most: int) -> Image.Image:
+    """The middle of `image`, at most `most` px wide and high."""
+    width, height = (min(side, most) for side in image.size)
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def decode_uint8(image: bytes, size: int) -> Tensor:
@@ -188,5 +196,5 @@ def grey(images_BCHW: Tensor) -> Tensor:
 
 
 def stored_size(size: int, crop_scale: float, limit: float = 2.0) -> int:
-    """Side in px at which a picture is kept so that its smallest crop still has `size` px; at most `limit` times `size`."""
+    """Side in px at which a picture is kept: its smallest square crop then has `size` px, unless `limit` times `size` is less."""
     return math.ceil(size * min(limit, 1 / math.sqrt(crop_scale)))

@@ -62,6 +62,37 @@ def test_preprocess_equals_torchvision(width: int, height: int) -> None:
     torch.testing.assert_close(Preprocess(48)(image), theirs)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_thin_picture_is_cut_before_it_is_enlarged(turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def spy(self: Image.Image, size: tuple[int, int], *rest: Any) -> Image.Image:
+        asked.append(size)
+        assert max(size) <= 4 * 48, size  # at its full length this one would take gigabytes
+        return resize(self, size, *rest)
+
+    thin = Image.new("RGB", (100_000, 1), "red")
+    thin.paste((0, 0, 255), (50_000, 0, 100_000, 1))
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    square = fit_square(thin.transpose(Image.Transpose.TRANSPOSE) if turned else thin, 48)
+    assert asked
+    assert square.size == (48, 48)
+    ends = np.array([square.getpixel(end[::-1] if turned else end) for end in ((0, 24), (47, 24))])
+    np.testing.assert_allclose(ends, [(255, 0, 0), (0, 0, 255)], atol=2)
+
+
+@pytest.mark.parametrize("width, height", [(300, 50), (50, 300), (251, 50)])
+def test_a_long_picture_keeps_the_pixels_of_its_middle(width: int, height: int) -> None:
+    image = picture(width, height)
+    long, short = max(width, height), min(width, height)
+    scaled = image.resize((48 * width // short, 48 * height // short), Image.Resampling.BICUBIC)
+    start = round((48 * long // short - 48) / 2)
+    middle = scaled.crop((start, 0, start + 48, 48) if width > height else (0, start, 48, start + 48))
+    difference = np.abs(np.asarray(fit_square(image, 48)).astype(int) - np.asarray(middle))
+    assert difference.max() <= (1 if long % 2 == 0 else 8)  # an odd rest shifts it by half a pixel
+
+
 def test_transparency_lies_on_white() -> None:
     half_red = Image.new("RGBA", (8, 8), (255, 0, 0, 128))
     clear = Image.new("LA", (8, 8), (0, 0))
@@ -189,3 +220,11 @@ def test_stored_size_spares_the_smallest_crop_from_enlargement() -> None:
     assert stored_size(48, 0.25) == 96
     assert stored_size(48, 0.6) == 62  # 48 / sqrt(0.6) = 61.97
     assert stored_size(48, 0.01) == 96
+
+
+@given(seed=st.integers(0, 2**20), scale=st.floats(0.25, 1.0))
+@settings(max_examples=25, deadline=None)
+def test_no_crop_is_enlarged_by_more_than_its_aspect(seed: int, scale: float) -> None:
+    boxes = crop_boxes(torch.rand(64, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), scale)
+    shorter = float(boxes[:, 2:].min()) * stored_size(48, scale)
+    assert 48 / shorter <= (4 / 3) ** 0.5 + 1e-6  # 1.155; a square crop by nothing
