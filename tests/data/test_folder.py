@@ -103,6 +103,11 @@ def test_bad_rows_are_rejected_one_by_one_with_their_line(tmp_path: Path) -> Non
         ('{"image": "a.png"}', "caption is missing"),
         ('{"image": 3, "caption": "x"}', "image must be text, is 3"),
         ('{"image": "a.png", "caption": "x", "label": 3}', "label must be text, is 3"),
+        ('{"image": "a.png", "caption": "a \\ud83d b"}', "caption holds half a surrogate pair"),
+        ('{"image": "\\udc00.png", "caption": "x"}', "image holds half a surrogate pair"),
+        ('{"image": "a.png", "caption": "x", "group": "\\ud83d"}', "group holds half a surrogate pair"),
+        ("[" * 100_000, "not JSON"),
+        ('{"image": ' + "[" * 900 + "]" * 900 + ', "caption": "x"}', "image must be text, is [[["),
     ],
 )
 def test_bad_json_lines_are_rejected(tmp_path: Path, line: str, why: str) -> None:
@@ -216,6 +221,11 @@ def test_another_ending_is_the_users_mistake(tmp_path: Path) -> None:
 def test_spreadsheets_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
     lay(tmp_path, "\ufeffimage,caption\r\na.png,x\r\n", "a.png")
     assert [c.captions for c in read(tmp_path)[0]] == [("x",)]
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    lay(tmp_path, '{"image": "a.png", "caption": "a \\ud83d\\ude00"}', "a.png", file="captions.jsonl")
+    assert [c.captions for c in read(tmp_path, "prepare.folder.captions=captions.jsonl")[0]] == [("a \U0001f600",)]
 
 
 def test_through_ingest_good_pictures_arrive_and_bad_ones_are_listed(tmp_path: Path) -> None:

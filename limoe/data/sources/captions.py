@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, TextIO
 from limoe.errors import UserError
 
 REQUIRED, OPTIONAL = ("image", "caption"), ("label", "split", "group")
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON may spell one alone, and no file can hold it
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def _jsonl(handle: TextIO, path: Path) -> Iterator[tuple[int, Mapping[Any, Any] 
         if line.strip():
             try:
                 values = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield number, f"not JSON ({error})"
                 continue
             yield number, values if isinstance(values, dict) else f"not a JSON object but {type(values).__name__}"
@@ -78,7 +81,9 @@ def _row(values: Mapping[Any, Any]) -> Row | str:
         if value is None and name in REQUIRED:
             return f"{name} is missing"
         if not isinstance(value, str | None):
-            return f"{name} must be text, is {value!r}"
+            return f"{name} must be text, is {reprlib.repr(value)}"
+        if value is not None and SURROGATE.search(value):
+            return f"{name} holds half a surrogate pair, which is no character"
     if not values["image"].strip():
         return "image is empty"
     optional = {name: (values.get(name) or "").strip() or None for name in OPTIONAL}
