@@ -67,8 +67,9 @@ class Prepared:
             raise UserError(
                 f"{self.root}: a shard that {MANIFEST} lists is missing ({error}); run `limoe prepare` again"
             ) from None
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{self.root}: a shard of {split!r} is broken ({error}); run `limoe prepare` again") from None
+        except (pa.ArrowException, OSError) as error:  # Arrow tells some damage from others, and reports it as either
+            what = " ".join(str(error).split())
+            raise UserError(f"{self.root}: a shard of {split!r} is broken ({what}); run `limoe prepare` again") from None
 
     def _split(self, split: str) -> dict[str, Any]:
         splits = self.manifest["splits"]

@@ -72,6 +72,12 @@ def test_a_missing_or_broken_shard_is_the_users_to_repair(root: Path) -> None:
     (root / "train-00001.parquet").write_bytes(b"PAR1 nonsense PAR1")
     with pytest.raises(UserError, match="a shard of 'train' is broken"):
         Prepared(root).table("train")
+    whole = (root / "train-00000.parquet").read_bytes()
+    half = len(whole) // 2
+    for damaged in (whole[:half], whole[:4] + bytes(half) + whole[4 + half :], b""):
+        (root / "train-00001.parquet").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"a shard of 'train' is broken .*; run `limoe prepare` again"):
+            Prepared(root).table("train")
     (root / "train-00001.parquet").unlink()
     with pytest.raises(UserError, match="is missing"):
         Prepared(root).table("train")
