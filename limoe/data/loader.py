@@ -23,7 +23,7 @@ from torch import Tensor
 
 from limoe.config import MachineParams, TowerParams, TrainParams
 from limoe.data.prepared import Prepared
-from limoe.data.sampler import AUGMENT, Pick, Sampler, Source, State, mixture_counts, stream
+from limoe.data.sampler import AUGMENT, Pick, Sampler, Source, State, mixture_counts, source_rows, stream
 from limoe.data.schema import TRAIN
 from limoe.data.transforms import UNDECODABLE, augment, decode_uint8, normalize, stored_size
 from limoe.errors import UserError
@@ -76,9 +76,10 @@ class PictureCache:
 class Pictures:
     """The training pictures as augmented batches.
 
-    Rows with a label show one thing, and any large crop still shows it: they are cropped, from a copy large enough that no crop
-    is enlarged. The captions of rows without one (scenes, photos) tell what lies where, and a crop could cut off what they name:
-    these rows are kept at the tower's own size and never cropped.
+    Rows with a label show one thing, and any large crop still shows it: they are cropped, from a copy large enough that a square
+    crop is not enlarged (`stored_size`; the shorter side of another one may be, by up to 15%). The captions of rows without one
+    (scenes, photos) tell what lies where, and a crop could cut off what they name: these rows are kept at the tower's own size
+    and never cropped.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class PairLoader:
         """UserError if train.mixture names a source without training rows, or asks for more rows than can be kept apart."""
         table = prepared.table(TRAIN, COLUMNS)
         counts = mixture_counts(train.mixture, train.batch)
-        self._rows_SR = source_rows(table, list(counts))
+        self._rows_SR = source_rows(table["source"].to_pylist(), list(counts))
         captions_RK: list[list[str]] = table["captions"].to_pylist()
         sha256_R = table["sha256"].to_pylist()
         sources = [
@@ -180,16 +181,6 @@ class PairLoader:
             lengths_B=torch.tensor([len(ids) for ids in ids_BL], dtype=torch.int64),
             keys=tuple(self._keys_R[row] for row in rows_B),
         )
-
-
-def source_rows(table: pa.Table, names: Sequence[str]) -> list[NDArray[np.int64]]:
-    """For each source its rows in `table`; UserError if it has none, naming those there are."""
-    source_R = np.array(table["source"].to_pylist(), dtype=object)
-    for name in names:
-        if not (source_R == name).any():
-            there = ", ".join(sorted(set(source_R))) or "none"
-            raise UserError(f"train.mixture.{name}: the prepared set has no training rows of that source; it has some of {there}")
-    return [np.flatnonzero(source_R == name) for name in names]
 
 
 def single_core_pool(workers: int) -> ThreadPoolExecutor:

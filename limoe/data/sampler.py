@@ -9,7 +9,6 @@ each row once; only its last rows may come a little later than the first ones of
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from limoe.data.tokenizer import fold
 from limoe.errors import UserError
 
 ORDER, CAPTION, SHUFFLE, AUGMENT = range(4)  # purposes of random streams: the same seed gives each its own
@@ -79,9 +79,14 @@ def mixture_counts(mixture: Mapping[str, float], batch: int) -> dict[str, int]:
     return counts
 
 
-def fold(caption: str) -> str:
-    """`caption` as captions are compared: as the tokenizer folds them (NFKC, lower case, white space collapsed)."""
-    return " ".join(unicodedata.normalize("NFKC", caption).lower().split())
+def source_rows(sources_R: Sequence[str], names: Sequence[str]) -> list[NDArray[np.int64]]:
+    """For each of `names` the rows of that source; UserError if there are none, naming the sources there are."""
+    source_R = np.array(sources_R, dtype=object)
+    for name in names:
+        if not (source_R == name).any():
+            there = ", ".join(sorted(set(source_R))) or "none"
+            raise UserError(f"train.mixture.{name}: the prepared set has no training rows of that source; it has some of {there}")
+    return [np.flatnonzero(source_R == name) for name in names]
 
 
 @dataclass(frozen=True)

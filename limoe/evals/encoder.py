@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from limoe.data.tokenizer import fold
 from limoe.errors import UserError
 from limoe.evals.sets import EvalSet
 
@@ -33,11 +34,6 @@ class TwoModalities(Protocol):
 Tokenize = Callable[[Sequence[str]], Tensor]
 Preprocess = Callable[[bytes], Tensor]
 Track = Callable[[Iterable[int], str, int], Iterable[int]]
-
-
-def canonical(text: str) -> str:
-    """What two texts share if the tokenizer cannot tell them apart: lower case, single spaces."""
-    return " ".join(text.lower().split())
 
 
 class Encoder:
@@ -76,8 +72,8 @@ class Encoder:
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """float32 (M, D), unit length, in the order of `texts`; equal texts (as `canonical` sees them) have the same bits."""
-        wanted = [canonical(text) for text in texts]
+        """float32 (M, D), unit length, in the order of `texts`; equal texts (as `fold` makes them) have the same bits."""
+        wanted = [fold(text) for text in texts]
         new = [text for text in dict.fromkeys(wanted) if text not in self._texts]
         pieces = [
             self._model.encode_text(self._tokenize(new[start : start + self._batch]).to(self._device)).float()

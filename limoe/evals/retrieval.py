@@ -3,7 +3,7 @@
 The number may be compared with other models' on the same pictures and captions only: recall falls as a set grows, so a figure
 among 2,000 scenes says nothing about COCO's 5,000 photos.
 
-Captions are strings: two that differ in nothing but case and spacing are one caption, which no model can tell apart. A picture's
+Captions are strings: two that the tokenizer folds into one are one caption, which no model can tell apart. A picture's
 positives are its captions (a hit if any is in the top k), a caption's positives are all pictures that carry it (likewise).
 Without shared captions this is the usual R@k. Equal scores count against the model, for candidates that are not positives.
 
@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limoe.evals.encoder import Encoder, canonical
+from limoe.data.tokenizer import fold
+from limoe.evals.encoder import Encoder
 from limoe.evals.ranking import TIE, similarity
 from limoe.evals.sets import EvalSet, Items, Outcome
 
@@ -34,7 +35,7 @@ class Retrieval:
         pairs = [
             (image, index.setdefault(caption, len(index)))
             for image, captions in enumerate(data.captions)
-            for caption in dict.fromkeys(map(canonical, captions))
+            for caption in dict.fromkeys(map(fold, captions))
         ]
         self.captions = list(index)
         self._image_Q, self._caption_Q = torch.tensor(pairs).T.contiguous()

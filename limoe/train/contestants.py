@@ -8,9 +8,8 @@ import pyarrow.compute as pc
 from torch import nn
 
 from limoe.config import Contestant, Params, TowerParams, TrainParams
-from limoe.data.loader import source_rows
 from limoe.data.prepared import Prepared
-from limoe.data.sampler import mixture_counts
+from limoe.data.sampler import mixture_counts, source_rows
 from limoe.data.schema import TRAIN
 from limoe.model.clip import matched_text_width
 from limoe.model.flops import active_parameters, clip_flops, total_parameters, tower_flops
@@ -27,7 +26,7 @@ def caption_lengths(prepared: Prepared, train: TrainParams, tower: TowerParams) 
     table = prepared.table(TRAIN, columns=["source", "captions"])
     counts = mixture_counts(train.mixture, LENGTH_SAMPLE)
     lengths: list[int] = []
-    for rows, wanted in zip(source_rows(table, list(counts)), counts.values(), strict=True):
+    for rows, wanted in zip(source_rows(table["source"].to_pylist(), list(counts)), counts.values(), strict=True):
         captions = pc.list_flatten(table["captions"].take(rows).combine_chunks()).to_pylist()
         chosen = [captions[place * len(captions) // wanted] for place in range(wanted)]
         lengths += [len(ids) for ids in prepared.tokenizer.encode(chosen, tower.text_length)]

@@ -108,8 +108,8 @@ def test_rows_that_wait_do_not_fall_behind() -> None:
     assert all(rows_of_epoch[epoch] == 60 for epoch in range(8))  # of the ten that were drawn
 
 
-def test_captions_are_compared_without_case_and_white_space() -> None:
-    cats = source("a", [["A  Cat "], ["a cat"], ["dog"], ["bird"]])
+def test_captions_are_compared_as_the_tokenizer_folds_them() -> None:
+    cats = source("a", [["A  “Cat” "], ['a "cat"'], ["dog"], ["bird"]])
     for picks in run(Sampler([cats], [2], 0, STEPS), 20)[0]:
         assert {pick.row for pick in picks} != {0, 1}
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import string
 import subprocess
 import sys
 from functools import cache
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Pipeline
 from tokenizers import models, trainers
 
-from limoe.data.tokenizer import PAD_ID, Tokenizer
+from limoe.data.tokenizer import PAD_ID, Tokenizer, fold
 from limoe.errors import UserError
 from limoe.model import tokens
 from limoe.model.tokens import flat_ids
@@ -48,6 +49,18 @@ def test_special_tokens_come_first_and_the_file_says_so(kind: str) -> None:
     assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2)
     assert PAD_ID == tokens.PAD_ID == 0
     assert 36 < tokenizer.vocab_size <= 300
+
+
+@given(st.text(max_size=30) | st.text(string.printable, max_size=30) | st.sampled_from(CAPTIONS))
+@settings(max_examples=300, deadline=None)
+def test_texts_are_compared_as_the_saved_pipeline_normalises_them(text: str) -> None:
+    normalizer = Pipeline.from_str(trained("bpe").to_json()).normalizer
+    assert fold(text) == normalizer.normalize_str(text)
+
+
+def test_folding_by_hand() -> None:
+    assert fold("  Côte  d’Ivoire\n") == fold("CÔTE D'IVOIRE") == "côte d'ivoire"
+    assert fold("“Ａ”\t①") == '"a" 1'
 
 
 @pytest.mark.parametrize("kind", KINDS)

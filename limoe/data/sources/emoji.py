@@ -25,6 +25,7 @@ from limoe.config import EmojiParams, PrepareParams
 from limoe.data.schema import TRAIN
 from limoe.data.sources.base import Candidate, Rejected, fraction
 from limoe.data.sources.packages import Package
+from limoe.data.tokenizer import fold
 from limoe.errors import UserError
 
 TWEMOJI = Package(
@@ -173,7 +174,7 @@ def _concept(key: str, names: dict[str, list[str]], params: EmojiParams) -> Conc
     aliases = names["en"][1:] if params.aliases and "en" in params.languages else []
     captions: dict[str, str] = {}
     for name in [*languages, *aliases] or names["en"][:1]:
-        captions.setdefault(name.casefold(), name)  # the tokenizer tells no case
+        captions.setdefault(fold(name), name)
     return Concept(key, names["en"][0], tuple(captions.values()))
 
 
