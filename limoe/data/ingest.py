@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,13 @@ def ingest(sources: Mapping[str, Source], packages: Mapping[str, Any], params: P
     if TRAIN not in splits:
         raise UserError(f"nothing is left to train on: {gate.explain()}")
     write_rejected(gate.rejected, out / REJECTED)
-    tokenizer = Tokenizer.train(_training_captions(out, splits), params.tokenizer.kind, params.tokenizer.vocab_size)
+    captions = chain.from_iterable(_column(out, splits[TRAIN], "captions"))
+    tokenizer = Tokenizer.train(captions, params.tokenizer.kind, params.tokenizer.vocab_size)
     tokenizer.save(out / TOKENIZER)
     manifest = {
         "version": VERSION,
         "splits": splits,
+        "leakage": leakage(out, splits),
         "rejected": dict(Counter(row.reason for row in gate.rejected)),
         "tokenizer": {
             "kind": params.tokenizer.kind,
@@ -61,6 +64,16 @@ def ingest(sources: Mapping[str, Source], packages: Mapping[str, Any], params: P
     }
     files.write_json(out / MANIFEST, manifest)
     return manifest
+
+
+def leakage(out: Path, splits: Mapping[str, Any]) -> dict[str, int]:
+    """For each split but the training one, its rows whose picture is a training picture, byte for byte.
+
+    out: the folder of the shards. splits: as ShardWriter.close returns them, with training rows.
+    """
+    training = set(_column(out, splits[TRAIN], "sha256"))
+    others = (name for name in splits if name != TRAIN)
+    return {name: sum(picture in training for picture in _column(out, splits[name], "sha256")) for name in others}
 
 
 class Gate:
@@ -122,7 +135,7 @@ def _shown(name: str, source: Source) -> Iterator[Candidate | Rejected]:
     return iter(track(source.candidates(), f"{name:>8}", total=source.total, console=console, transient=True))
 
 
-def _training_captions(out: Path, splits: Mapping[str, Any]) -> Iterator[str]:
-    for shard in splits[TRAIN]["shards"]:
-        for captions in pq.read_table(out / shard["file"], columns=["captions"], partitioning=None)["captions"].to_pylist():
-            yield from captions
+def _column(out: Path, split: Mapping[str, Any], name: str) -> Iterator[Any]:
+    """One column of a split, shard by shard."""
+    for shard in split["shards"]:
+        yield from pq.read_table(out / shard["file"], columns=[name], partitioning=None)[name].to_pylist()

@@ -18,8 +18,8 @@ def run(params: Params, paths: Paths) -> None:
     UserError: an unknown source, a package that is not what data/sources.yaml says, nothing left to train on.
     """
     start = time.perf_counter()
+    packages = check_sources(params.prepare, paths)  # first: sources import them
     sources = build(params.prepare, paths.root)
-    packages = check_sources(params.prepare, paths)
     with files.atomic_directory(paths.prepared) as folder:
         manifest = ingest(sources, packages, params.prepare, folder)
     files.write_json(paths.timing("prepare"), {"seconds": round(time.perf_counter() - start, 3)})
@@ -27,7 +27,7 @@ def run(params: Params, paths: Paths) -> None:
 
 
 def print_summary(manifest: Mapping[str, Any]) -> None:
-    """A table of rows by split and source, what was rejected and why, and the tokenizer."""
+    """A table of rows by split and source, what was rejected and why, what leaked, and the tokenizer."""
     from rich.console import Console
     from rich.table import Table
 
@@ -42,4 +42,6 @@ def print_summary(manifest: Mapping[str, Any]) -> None:
     rejected = manifest["rejected"]
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
     console.print(f"rejected: {sum(rejected.values())}{f' ({reasons}; see rejected.parquet)' if rejected else ''}")
+    if leaked := ", ".join(f"{count} of {split}" for split, count in manifest["leakage"].items() if count):
+        console.print(f"pictures that are also training pictures, byte for byte: {leaked}", soft_wrap=True)
     console.print(f"tokenizer: {manifest['tokenizer']['kind']}, {manifest['tokenizer']['vocab_size']} entries")

@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,13 @@ def test_the_manifest_agrees_with_the_files(tmp_path: Path) -> None:
     assert manifest["tokenizer"]["sha256"] == hashlib.sha256((out / "tokenizer.json").read_bytes()).hexdigest()
     assert manifest["tokenizer"]["vocab_size"] == Prepared(out).tokenizer.vocab_size
     assert manifest["sources"]["listed"]["listed"] == 11
+
+
+def test_pictures_that_training_shares_with_another_split_are_counted(tmp_path: Path) -> None:
+    items = [candidate(f"train{n}", picture(n)) for n in range(4)]
+    items += [candidate(f"val{n}", picture(n), split="val") for n in (0, 0, 3, 7)]  # three rows, two pictures
+    manifest = run(tmp_path, [candidate("a", picture(9), split="test"), *(replace(c, key=str(n)) for n, c in enumerate(items))])
+    assert manifest["leakage"] == {"test": 0, "val": 3}
 
 
 def test_the_content_hash_of_a_source_changes_with_what_it_brings(tmp_path: Path) -> None:

@@ -91,9 +91,9 @@ def test_write_sources_writes_what_the_checkout_has(tmp_path: Path) -> None:
 
 def test_an_unknown_source_lists_the_registry_and_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no source 'emojis'; the registry has emoji, folder, scenes; did you mean emoji\?"):
-        build(params_with("prepare.sources=[emojis]").prepare, Path())
+        build(params_with("prepare.sources=[emojis]", "train.mixture={emojis: 1}").prepare, Path())
     with pytest.raises(UserError, match=r"no source 'laion'; the registry has emoji, folder, scenes$"):
-        check_sources(params_with("prepare.sources=[laion]").prepare, Paths(ROOT))
+        check_sources(params_with("prepare.sources=[laion]", "train.mixture={laion: 1}").prepare, Paths(ROOT))
 
 
 def test_sources_are_built_in_the_order_of_the_params() -> None:

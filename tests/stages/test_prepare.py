@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -119,7 +120,12 @@ def test_a_users_folder_reports_its_rejected_rows(tmp_path: Path, capsys: pytest
         (root / "images" / f"{number}.png").write_bytes(picture(number))
     rows = [f"{number}.png,picture number {number}" for number in range(21)]
     (root / "captions.csv").write_text("image,caption\n" + "\n".join(rows))
-    chosen = ("prepare.sources=[folder]", "prepare.folder.images=images", "prepare.folder.captions=captions.csv")
+    chosen = (
+        "prepare.sources=[folder]",
+        "train.mixture={folder: 1}",
+        "prepare.folder.images=images",
+        "prepare.folder.captions=captions.csv",
+    )
     paths = run(root, *chosen)
     assert "rejected: 1 (1 missing-file; see rejected.parquet)" in capsys.readouterr().out
     assert Prepared(paths.prepared).rows("train") > 10
@@ -145,4 +151,27 @@ def test_it_imports_neither_torch_nor_the_model() -> None:
 
 def test_an_unknown_source_stops_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no source 'scene'; .*did you mean scenes\?"):
-        run(tmp_path / "project", "prepare.sources=[emoji, scene]")
+        run(tmp_path / "project", "prepare.sources=[emoji, scene]", "train.mixture={emoji: 1}")
+
+
+def test_a_missing_package_is_the_users_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "emoji", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    paths = project(tmp_path / "project")
+    with pytest.raises(UserError, match=r"the package \S+ is not installed; pip install"):
+        prepare.run(small("prepare.emoji.languages=[en, fa]"), paths)  # languages that no other test has cached
+
+
+def test_it_says_how_many_held_out_pictures_are_training_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "project"
+    project(root)
+    (root / "images").mkdir()
+    for number in range(4):
+        (root / "images" / f"{number}.png").write_bytes(picture(number % 3))
+    splits = ("train", "train", "train", "val")
+    rows = [f"{number}.png,picture number {number},{split}" for number, split in enumerate(splits)]
+    (root / "captions.csv").write_text("image,caption,split\n" + "\n".join(rows))
+    chosen = ("prepare.sources=[folder]", "train.mixture={folder: 1}", "prepare.folder.images=images")
+    paths = run(root, *chosen, "prepare.folder.captions=captions.csv")
+    assert "pictures that are also training pictures, byte for byte: 1 of val" in capsys.readouterr().out
+    assert Prepared(paths.prepared).manifest["leakage"] == {"val": 1}
