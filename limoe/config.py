@@ -90,11 +90,18 @@ class PrepareParams(Section):
     sources: tuple[str, ...] = Field(min_length=1)
     seed: int = Field(ge=0)
     shard_rows: int = Field(ge=1)
-    max_pixels: int = Field(ge=1)
+    max_pixels: int = Field(ge=1, le=178_000_000)  # from 2^29 / 3 on Pillow itself refuses
     emoji: EmojiParams
     scenes: ScenesParams
     folder: FolderParams
     tokenizer: TokenizerParams
+
+    @field_validator("sources")
+    @classmethod
+    def _named_once(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in sources if sources.count(name) > 1]:
+            raise ValueError(f"names {twice[0]!r} twice")
+        return sources
 
 
 class BalanceParams(Section):

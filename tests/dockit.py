@@ -107,7 +107,7 @@ def allowed(field: FieldInfo) -> str:
     if kinds not in ([int], [float]):
         return ""
     limits: dict[str, Any] = {type(bound).__name__: bound for bound in field.metadata}
-    told = [f"{sign} {getattr(limits[name], at):g}" for name, (at, sign) in BOUNDS.items() if name in limits]
+    told = [f"{sign} {getattr(limits[name], at):.12g}" for name, (at, sign) in BOUNDS.items() if name in limits]
     null = ["or `null`"] if type(None) in get_args(field.annotation) else []
     return ", ".join(["whole" if kinds == [int] else "number", *told, *null])
 

@@ -1,23 +1,24 @@
 """The modality-balance analysis: what each modality brings, and what follows for routing, before any training.
 
-Only training and validation splits are opened. "all sources" takes the training rows as they are; a training batch mixes the
-sources by train.mixture, so its figures lie between those of the sources.
+Only training and validation splits are opened. "a training batch" is what training draws: from each source by its share of
+train.mixture. Training rows of sources without a share count for nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from limoe.config import BalanceParams, ModelParams, MoeParams
 from limoe.data.capacity import Group
 from limoe.data.prepared import Prepared
+from limoe.data.sampler import source_rows
 from limoe.data.schema import SELECTION_SPLITS, TRAIN
 from limoe.data.statistics import Duplicates, Lengths, Rows, Track, Validation, Vocabulary
 
-ALL = "all sources"
+BATCH = "a training batch"
 UNKNOWN_LIMIT = 0.001  # share of [UNK] tokens that is worth a word
 TRUNCATED_LIMIT = 0.01  # share of cut captions
 USED_LIMIT = 0.5  # share of the vocabulary that training captions should use
@@ -32,7 +33,8 @@ class Routing:
     placed if every choice falls on any expert alike. one_expert_*: share of text placed if all text wants the same expert (the
     same K) and images spread evenly. experts_*: the fewest experts suggested for each modality (the paper's share of E, or what
     its tokens fill if that is more); tau_*: their logs, in nats. factor_*: capacity factors from which `target_placed` of text
-    is placed: first-come with text on `experts_text` experts, or random as above. text_placed: rows (n, first-come, with
+    is placed: first-come with text on `experts_text` experts, or random as above; both are what to set, so they are rounded up
+    to two digits. text_placed: rows (n, first-come, with
     priority), the shares of text placed if it spreads evenly over n experts and images over all.
     """
 
@@ -71,10 +73,10 @@ class Routing:
             one_expert_priority_text=group.text_placed(moe.k, text_first=True),
             experts_text=text,
             experts_image=image,
-            tau_text=math.log(text),
-            tau_image=math.log(image),
-            factor_first_come=group.factor_needed(text, target),
-            factor_random=group.random_factor_needed(target),
+            tau_text=round_up(math.log(text)),
+            tau_image=round_up(math.log(image)),
+            factor_first_come=round_up(group.factor_needed(text, target)),
+            factor_random=round_up(group.random_factor_needed(target)),
             text_placed=tuple(
                 (n, group.text_placed(n, False), group.text_placed(n, True)) for n in range(moe.k, moe.experts + 1)
             ),
@@ -83,7 +85,7 @@ class Routing:
 
 @dataclass(frozen=True)
 class Scope:
-    """The training rows of one source, or of all. image_tokens: of a picture. ratio: image tokens for each text token."""
+    """What training draws from one source, or in all. rows: it draws from. image_tokens: of a picture. ratio: to a text token."""
 
     name: str
     rows: int
@@ -94,9 +96,9 @@ class Scope:
     routing: Routing
 
     @classmethod
-    def of(cls, name: str, rows: Rows, model: ModelParams, balance: BalanceParams) -> Scope:
-        """Of these rows."""
-        lengths = Lengths.of(rows.ids_RK, model.tower.text_length)
+    def of(cls, name: str, rows: Rows, shares: Mapping[str, float], model: ModelParams, balance: BalanceParams) -> Scope:
+        """Of these rows, their sources drawn by `shares`, which sum to 1."""
+        lengths = Lengths.of(rows.ids_RK, rows.weights(shares), model.tower.text_length)
         image_tokens = model.tower.image_tokens
         return cls(
             name=name,
@@ -104,19 +106,20 @@ class Scope:
             image_tokens=image_tokens,
             lengths=lengths,
             ratio=image_tokens / lengths.mean,
-            duplicates=Duplicates.of(rows, model.moe.group_pairs),
+            duplicates=Duplicates.of(rows, shares, model.moe.group_pairs),
             routing=Routing.of(image_tokens, lengths.mean, model.moe, balance.target_placed),
         )
 
 
 @dataclass(frozen=True)
 class BalanceReport:
-    """Everything. scopes: all sources first, then each if there are several. tau_*: the thresholds in use, in nats.
+    """Everything. scopes: a training batch, then each source if there are several. mixture: share of each, their sum 1.
 
-    warnings: sentences with figures and what to change.
+    tau_*: the thresholds in use, in nats. warnings: sentences with figures and what to change.
     """
 
     scopes: tuple[Scope, ...]
+    mixture: dict[str, float]
     vocabulary: Vocabulary
     validation: tuple[Validation, ...]
     text_length: int
@@ -150,15 +153,19 @@ class BalanceReport:
         }
 
 
-def analyse(prepared: Prepared, model: ModelParams, balance: BalanceParams, track: Track) -> BalanceReport:
-    """Analyse the training rows, by source and together, and the validation splits beside them.
+def analyse(
+    prepared: Prepared, model: ModelParams, balance: BalanceParams, mixture: Mapping[str, float], track: Track
+) -> BalanceReport:
+    """Analyse what training draws, by source and together, and the validation splits beside it. mixture: train.mixture.
 
-    UserError if the prepared set has no training rows.
+    UserError if the prepared set has no training rows, or none of a source that the mixture wants.
     """
-    train = Rows.of(prepared, TRAIN, track)
-    sources = sorted(set(train.sources))
-    scopes = [Scope.of(ALL, train, model, balance)]
-    scopes += [Scope.of(name, train.only(name), model, balance) for name in sources if len(sources) > 1]
+    shares = {name: share / sum(mixture.values()) for name, share in sorted(mixture.items()) if share > 0}
+    everything = Rows.of(prepared, TRAIN, track)
+    source_rows(everything.sources, list(shares))
+    train = everything.only(*shares)
+    scopes = [Scope.of(BATCH, train, shares, model, balance)]
+    scopes += [Scope.of(name, train.only(name), {name: 1.0}, model, balance) for name in shares if len(shares) > 1]
     tokenizer, length = prepared.tokenizer, model.tower.text_length
     validation = [
         Validation.of(split, Rows.of(prepared, split, track), train, tokenizer.unk_id, length)
@@ -170,7 +177,7 @@ def analyse(prepared: Prepared, model: ModelParams, balance: BalanceParams, trac
         *caption_warnings(scopes, vocabulary, validation, length),
         *routing_warnings(scopes[0].routing, model.moe, balance.target_placed),
     ]
-    return BalanceReport(tuple(scopes), vocabulary, tuple(validation), length, *model.moe.thresholds, tuple(found))
+    return BalanceReport(tuple(scopes), shares, vocabulary, tuple(validation), length, *model.moe.thresholds, tuple(found))
 
 
 def caption_warnings(
@@ -225,8 +232,13 @@ def routing_warnings(routing: Routing, moe: MoeParams, target: float) -> Iterato
         if 2 * mine <= tokens and tau < math.log(experts) - 1e-9:
             yield (
                 f"model.moe.tau_{name} = {tau:.2f} lets {name} tokens gather on {math.exp(tau):.1f} experts; {experts} are "
-                f"needed to place {target:.0%} of them: set it to {math.log(experts):.2f}"
+                f"needed to place {target:.0%} of them: set it to {round_up(math.log(experts)):.2f}"
             )
+
+
+def round_up(value: float) -> float:
+    """`value` with two digits, never less: whoever follows the advice must not be advised again."""
+    return math.ceil(round(100 * value, 7)) / 100
 
 
 def _round(value: float) -> float:

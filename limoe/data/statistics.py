@@ -2,13 +2,14 @@
 
 Axes: R rows, K captions of a row, L caption lengths in tokens (end of text included).
 
-Training draws a row, then one of its captions; so where lengths and equal captions are counted, a caption weighs 1 / K.
+Training draws a source by its share of the mixture, one of its rows, then one of its captions; so where lengths and equal
+captions are counted, a row weighs share / R and a caption 1 / K of it (`Rows.weights`).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -16,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limoe.data.prepared import Prepared
-from limoe.data.sampler import fold
-from limoe.data.tokenizer import SPECIAL, Tokenizer
+from limoe.data.tokenizer import SPECIAL, Tokenizer, fold
 
 UNCUT = 1 << 30  # tokens: no caption is that long
 ENCODE_AT_ONCE = 5000  # captions
@@ -47,11 +47,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def only(self, source: str) -> Rows:
-        """The rows of one source."""
-        chosen = [row for row, name in enumerate(self.sources) if name == source]
+    def only(self, *sources: str) -> Rows:
+        """The rows of these sources."""
+        chosen = [row for row, name in enumerate(self.sources) if name in sources]
         columns = (self.sources, self.pictures, self.ids_RK, self.folded_RK)
         return Rows(*([column[row] for row in chosen] for column in columns))  # type: ignore[arg-type]
+
+    def weights(self, shares: Mapping[str, float]) -> NDArray[np.float64]:
+        """(R,) chance of each row to be the next that is drawn, where `shares` (they sum to 1) are those of its sources."""
+        rows = Counter(self.sources)
+        return np.array([shares[source] / rows[source] for source in self.sources])
 
     def tokens(self) -> NDArray[np.int64]:
         """Every token id of every caption."""
@@ -81,11 +86,11 @@ class Lengths:
     shares: tuple[float, ...]
 
     @classmethod
-    def of(cls, ids_RK: Sequence[Sequence[Sequence[int]]], text_length: int) -> Lengths:
-        """Of these captions, cut at `text_length`."""
+    def of(cls, ids_RK: Sequence[Sequence[Sequence[int]]], weight_R: NDArray[np.float64], text_length: int) -> Lengths:
+        """Of these captions, cut at `text_length`. weight_R: of each row; they sum to 1."""
         lengths = np.array([len(ids) for captions in ids_RK for ids in captions])
-        weights = np.array([1 / len(captions) for captions in ids_RK for _ in captions])
-        shares_L = np.bincount(lengths, weights) / len(ids_RK)
+        weights = np.repeat(weight_R / [len(captions) for captions in ids_RK], [len(captions) for captions in ids_RK])
+        shares_L = np.bincount(lengths, weights).astype(np.float64)
         kept_L = np.minimum(np.arange(len(shares_L)), text_length)
         mean, uncut = float(shares_L @ kept_L), float(shares_L @ np.arange(len(shares_L)))
         p50, p95 = (min(text_length, quantile(shares_L, q)) for q in (0.5, 0.95))
@@ -102,7 +107,7 @@ def quantile(shares_L: NDArray[np.float64], q: float) -> int:
 class Duplicates:
     """captions: rows that share a caption with another row. pictures: rows whose picture an earlier row has, byte for byte.
 
-    equal_pairs: expected pairs of equal captions in a batch drawn at random (the sampler keeps them apart).
+    equal_pairs: expected pairs of equal captions among pairs drawn at random (the sampler keeps them apart).
     """
 
     captions: int
@@ -110,35 +115,45 @@ class Duplicates:
     equal_pairs: float
 
     @classmethod
-    def of(cls, rows: Rows, batch: int) -> Duplicates:
-        """Of these rows, for random batches of `batch` rows (or all, if there are fewer)."""
+    def of(cls, rows: Rows, shares: Mapping[str, float], pairs: int) -> Duplicates:
+        """Of these rows; `pairs` are drawn from their sources by `shares`, or all rows of a source that has fewer."""
         holders: dict[str, set[int]] = defaultdict(set)
         for row, captions in enumerate(rows.folded_RK):
             for caption in captions:
                 holders[caption].add(row)
         sharing = set().union(*(found for found in holders.values() if len(found) > 1))
-        return cls(len(sharing), len(rows) - len(set(rows.pictures)), equal_pairs(rows.folded_RK, batch))
+        parts = [rows.only(source).folded_RK for source in shares]
+        drawn = [min(pairs * share, len(part)) for share, part in zip(shares.values(), parts, strict=True)]
+        return cls(len(sharing), len(rows) - len(set(rows.pictures)), equal_pairs(parts, drawn))
 
 
-def equal_pairs(folded_RK: Sequence[Sequence[str]], batch: int) -> float:
-    """Expected pairs of equal captions among `batch` of these rows, drawn without replacement, one caption of each at random.
+def equal_pairs(folded_SRK: Sequence[Sequence[Sequence[str]]], drawn_S: Sequence[float]) -> float:
+    """Expected pairs of equal captions where `drawn` rows of each source come without replacement, one caption of each at random.
 
-    Rows i and j draw the same caption with probability sum_c p_i(c) p_j(c); over all pairs of rows this is
-    sum_c ((sum_i p_i(c))^2 - sum_i p_i(c)^2) / 2, and each pair is in the batch with probability b (b - 1) / (R (R - 1)).
+    Rows i and j draw the same caption with probability sum_c p_i(c) p_j(c). Over the pairs of one source this sums to
+    sum_c ((sum_i p_i(c))^2 - sum_i p_i(c)^2) / 2, and each pair comes with probability d (d - 1) / (R (R - 1)); over the pairs
+    of two sources to sum_c (sum_i p_i(c)) (sum_j p_j(c)), and each comes with probability (d / R) (d' / R').
 
-    >>> equal_pairs([["a"], ["a"], ["b"]], batch=2)  # one pair of three
+    >>> equal_pairs([[["a"], ["a"], ["b"]]], [2])  # one pair of three
     0.3333333333333333
+    >>> equal_pairs([[["a"], ["b"]], [["a"]]], [1, 1])
+    0.5
     """
-    total: dict[str, float] = defaultdict(float)
-    squares = 0.0
-    for captions in folded_RK:
-        for caption in set(captions):
-            chance = captions.count(caption) / len(captions)
-            total[caption] += chance
-            squares += chance**2
-    rows, batch = len(folded_RK), min(batch, len(folded_RK))
-    pairs = (sum(chance**2 for chance in total.values()) - squares) / 2
-    return pairs * batch * (batch - 1) / (rows * (rows - 1)) if rows > 1 else 0.0
+    expected, before = 0.0, defaultdict[str, float](float)  # before: expected rows of the former sources that show a caption
+    for folded_RK, drawn in zip(folded_SRK, drawn_S, strict=True):
+        rows, total, squares = len(folded_RK), defaultdict[str, float](float), 0.0
+        for captions in folded_RK:
+            for caption, times in Counter(captions).items():
+                total[caption] += times / len(captions)
+                squares += (times / len(captions)) ** 2
+        if rows > 1 and drawn > 1:
+            pairs = (sum(chance**2 for chance in total.values()) - squares) / 2
+            expected += pairs * drawn * (drawn - 1) / (rows * (rows - 1))
+        shown = {caption: chance * drawn / rows for caption, chance in total.items()}
+        expected += sum(chance * before[caption] for caption, chance in shown.items() if caption in before)
+        for caption, chance in shown.items():
+            before[caption] += chance
+    return expected
 
 
 @dataclass(frozen=True)
@@ -183,7 +198,7 @@ class Validation:
             rows=len(rows),
             unknown=float((tokens == unk_id).mean()),
             unseen=float((~np.isin(tokens, train.tokens())).mean()),
-            truncated=Lengths.of(rows.ids_RK, text_length).truncated,
+            truncated=Lengths.of(rows.ids_RK, np.full(len(rows), 1 / len(rows)), text_length).truncated,
             known_captions=sum(not captions.isdisjoint(mine) for mine in rows.folded_RK) / len(rows),
             known_pictures=sum(picture in pictures for picture in rows.pictures),
         )

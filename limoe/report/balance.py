@@ -19,13 +19,9 @@ TERMS = {
     "tau": "Threshold of the global entropy loss, in nats: a soft minimum of exp(tau) experts for a modality. Suggested is the "
     "log of the larger of two numbers: the paper's share of the experts (9 of 32 for text, 20 of 32 for images), and the "
     "experts that the modality's tokens fill.",
-    "equal pairs": "Pairs of equal captions expected among the rows of a routing group if rows were drawn blindly: false "
+    "equal pairs": "Pairs of equal captions expected in a routing group if its rows were drawn blindly: false "
     "negatives of the contrastive loss. The sampler keeps them apart.",
 }
-MIXTURE = (
-    "All sources together means their training rows as they are. A training batch mixes them by `train.mixture`, so what it "
-    "brings lies between the rows of this table."
-)
 
 
 def headline(report: BalanceReport) -> str:
@@ -47,7 +43,7 @@ def document(report: BalanceReport) -> Document:
         headline=headline(report),
         lead=found or [Prose("Nothing stands out.", "quiet")],
         sections=[
-            Section("tokens", "What a pair brings", [token_table(report), Prose(MIXTURE, "quiet"), length_figure(report)]),
+            Section("tokens", "What a pair brings", [token_table(report), length_figure(report)]),
             Section(
                 "routing", "What follows for routing", [placed_figure(report), routing_table(report), threshold_table(report)]
             ),
@@ -59,7 +55,7 @@ def document(report: BalanceReport) -> Document:
 
 def token_table(report: BalanceReport) -> Table:
     """Tokens, cuts and duplicates by source."""
-    columns = ["training rows of", "rows", "text tokens", "95% have at most", "longest", "image : text", "cut", "equal pairs"]
+    columns = ["drawn for", "rows", "text tokens", "95% have at most", "longest", "image : text", "cut", "equal pairs"]
     rows = [
         [
             Cell(scope.name),
@@ -73,13 +69,25 @@ def token_table(report: BalanceReport) -> Table:
         ]
         for scope in report.scopes
     ]
-    caption = f"Captions in tokens, end of text included; cut at `model.tower.text_length` = {report.text_length}"
+    shares = ", ".join(f"{100 * share:.3g}% {name}" for name, share in report.mixture.items())
+    caption = (
+        f"Captions in tokens, end of text included; cut at `model.tower.text_length` = {report.text_length}. "
+        f"A training batch is {shares} (`train.mixture`)"
+    )
     return Table(caption, columns, rows, frozenset(range(1, 8)))
 
 
 def routing_table(report: BalanceReport) -> Table:
     """Capacity, and how much of it text would get, by source."""
-    columns = ["a group of", "image tokens", "text tokens", "capacity", "placed, random", "text on one expert", "factor needed"]
+    columns = [
+        "a routing group of",
+        "image tokens",
+        "text tokens",
+        "capacity",
+        "placed, random",
+        "text on one expert",
+        "factor needed",
+    ]
     rows = []
     for scope in report.scopes:
         routing = scope.routing

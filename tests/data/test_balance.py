@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from limoe.config import BalanceParams, ModelParams, read_yaml
-from limoe.data.balance import ALL, BalanceReport, Routing, analyse, caption_warnings, routing_warnings
+from limoe.data.balance import BATCH, BalanceReport, Routing, analyse, caption_warnings, round_up, routing_warnings
 from limoe.data.prepared import Prepared
 from limoe.data.statistics import Lengths, equal_pairs, quantile
 from limoe.data.tokenizer import Tokenizer
@@ -23,6 +23,7 @@ from limoe.errors import UserError
 
 DEFAULTS = read_yaml(Path(__file__).parents[2] / "params.yaml")
 BALANCE = BalanceParams(target_placed=0.95)
+MIXTURE = {"emoji": 1.0, "scenes": 3.0}
 
 
 def model(**moe: Any) -> ModelParams:
@@ -36,7 +37,10 @@ def quietly(steps: Sequence[int], what: str) -> Iterable[int]:
 
 @pytest.fixture
 def report(make_prepared: Callable[..., Path], make_row: Callable[..., dict[str, Any]]) -> BalanceReport:
-    """Three emoji rows (two equal captions, two equal pictures), two scenes, two validation rows; the test shard is gone."""
+    """Three emoji rows (two equal captions, two equal pictures), two scenes, two validation rows; the test shard is gone.
+
+    A row of a source that the mixture leaves out must count for nothing.
+    """
     rows = [
         make_row("emoji", 0, ["cat", "tom cat"]),
         make_row("emoji", 1, ["CAT "]),
@@ -46,16 +50,18 @@ def report(make_prepared: Callable[..., Path], make_row: Callable[..., dict[str,
         make_row("emoji", 20, ["cat"], split="val"),
         make_row("emoji", 21, ["cat ☃ dog"], split="val"),
         make_row("emoji", 30, ["dog"], split="unseen-style"),
+        make_row("folder", 40, ["cat dog cat dog cat"]),
     ]
     for one, other in ((1, 0), (5, 2)):
         rows[one] |= {"image": rows[other]["image"], "sha256": rows[other]["sha256"]}
     root = make_prepared(rows)
     (root / "unseen-style-00000.parquet").unlink()
-    return analyse(Prepared(root), model(experts=16, group_pairs=256), BALANCE, quietly)
+    return analyse(Prepared(root), model(experts=16, group_pairs=256), BALANCE, MIXTURE | {"folder": 0.0}, quietly)
 
 
 def test_lengths_by_hand() -> None:
-    lengths = Lengths.of([[[1] * 2, [1] * 6], [[1] * 3]], text_length=4)  # weights: a quarter, a quarter, a half
+    weights = np.array([0.5, 0.5])
+    lengths = Lengths.of([[[1] * 2, [1] * 6], [[1] * 3]], weights, text_length=4)  # weights: a quarter, a quarter, a half
     assert lengths.mean == pytest.approx(0.25 * 2 + 0.25 * 4 + 0.5 * 3)
     assert (lengths.p50, lengths.p95, lengths.longest) == (3, 4, 6)
     assert lengths.truncated == 0.25
@@ -73,22 +79,36 @@ def test_equal_pairs_against_enumeration_and_simulation() -> None:
     chances = [{c: row.count(c) / len(row) for c in row} for row in rows]
     pairs = list(itertools.combinations(range(len(rows)), 2))
     whole = sum(sum(chances[i].get(c, 0) * p for c, p in chances[j].items()) for i, j in pairs)
-    assert equal_pairs(rows, 99) == pytest.approx(whole)
+    assert equal_pairs([rows], [6]) == pytest.approx(whole)
     rng, counts = random.Random(0), []
     for _ in range(8000):
         drawn = [rng.choice(row) for row in rng.sample(rows, 4)]
         counts.append(sum(a == b for a, b in itertools.combinations(drawn, 2)))
-    assert equal_pairs(rows, 4) == pytest.approx(np.mean(counts), abs=4 * np.std(counts) / 8000**0.5)
-    assert equal_pairs([["a"]], 5) == 0
+    assert equal_pairs([rows], [4]) == pytest.approx(np.mean(counts), abs=4 * np.std(counts) / 8000**0.5)
+    assert equal_pairs([[["a"]]], [1]) == 0
+
+
+def test_equal_pairs_of_a_mixture_against_simulation() -> None:
+    one, other = [["a"], ["a"], ["b"], ["c", "a"]], [["a", "b"], ["b"], ["d"]]
+    rng, counts = random.Random(0), []
+    for _ in range(8000):
+        drawn = [rng.choice(row) for row in (*rng.sample(one, 3), *rng.sample(other, 2))]
+        counts.append(sum(a == b for a, b in itertools.combinations(drawn, 2)))
+    assert equal_pairs([one, other], [3, 2]) == pytest.approx(np.mean(counts), abs=4 * np.std(counts) / 8000**0.5)
+    assert equal_pairs([one, other], [4, 0]) == equal_pairs([one], [4])
 
 
 def test_scopes_count_tokens_by_source(report: BalanceReport) -> None:
-    assert [scope.name for scope in report.scopes] == [ALL, "emoji", "scenes"]
-    everything, emoji, scenes = report.scopes
+    assert [scope.name for scope in report.scopes] == [BATCH, "emoji", "scenes"]
+    batch, emoji, scenes = report.scopes
     assert [scope.rows for scope in report.scopes] == [5, 3, 2]
     tokens = [scope.lengths.mean for scope in report.scopes]
-    assert tokens[0] == pytest.approx((3 * tokens[1] + 2 * tokens[2]) / 5)
-    assert everything.image_tokens == 36
+    assert tokens[0] == pytest.approx(0.25 * tokens[1] + 0.75 * tokens[2])  # by share, not by rows
+    assert batch.lengths.truncated == pytest.approx(0.25 * emoji.lengths.truncated + 0.75 * scenes.lengths.truncated)
+    assert sum(batch.lengths.shares) == pytest.approx(1)
+    assert batch.routing.text_tokens == round(256 * tokens[0])
+    assert report.mixture == {"emoji": 0.25, "scenes": 0.75}
+    assert batch.image_tokens == 36
     assert emoji.ratio == pytest.approx(36 / tokens[1])
     assert scenes.lengths.truncated > emoji.lengths.truncated
 
@@ -98,17 +118,17 @@ def test_token_lengths_are_the_tokenizer_s(make_prepared: Callable[..., Path], m
     root = make_prepared([make_row("emoji", i, [caption]) for i, caption in enumerate(captions)])
     tokenizer = Tokenizer.load(root / "tokenizer.json")
     lengths = [len(ids) for ids in tokenizer.encode(captions, 1000)]
-    found = analyse(Prepared(root), model(), BALANCE, quietly)
-    assert [scope.name for scope in found.scopes] == [ALL]
+    found = analyse(Prepared(root), model(), BALANCE, {"emoji": 1.0}, quietly)
+    assert [scope.name for scope in found.scopes] == [BATCH]
     assert found.scopes[0].lengths.mean == pytest.approx(np.mean(np.minimum(lengths, 4)))
     assert found.scopes[0].lengths.longest == max(lengths)
 
 
 def test_duplicates_are_counted(report: BalanceReport) -> None:
-    everything, emoji, scenes = (scope.duplicates for scope in report.scopes)
+    batch, emoji, scenes = (scope.duplicates for scope in report.scopes)
     assert (emoji.captions, emoji.pictures) == (2, 1)
     assert (scenes.captions, scenes.pictures) == (0, 0)
-    assert (everything.captions, everything.pictures) == (2, 1)
+    assert (batch.captions, batch.pictures) == (2, 1)
     assert emoji.equal_pairs == pytest.approx(0.5)  # "cat" is drawn from the first row one half of the time
 
 
@@ -127,8 +147,8 @@ def test_routing_of_the_default_shape_by_hand() -> None:
     assert routing.one_expert_first_come_text == pytest.approx((756 - 576) / 2304)
     assert routing.experts_text == 5  # ceil(9 * 16 / 32) = 5 is more than the 3 that 95% of 2,304 tokens fill
     assert routing.experts_image == 12  # 95% of 9,216 tokens fill 11.6; ceil(20 * 16 / 32) = 10 is less
-    assert (routing.tau_text, routing.tau_image) == (math.log(5), math.log(12))
-    assert routing.factor_first_come == pytest.approx((9216 / 16 + 0.95 * 2304 / 5) / 720)
+    assert (routing.tau_text, routing.tau_image) == (1.61, 2.49)  # log 5 = 1.609, log 12 = 2.485: never less
+    assert routing.factor_first_come == 1.41  # (9216 / 16 + 0.95 * 2304 / 5) / 720 = 1.408
     assert routing.text_placed[0] == (1, routing.one_expert_first_come_text, routing.one_expert_priority_text)
     assert routing.text_placed[-1] == (16, 1.0, 1.0)
     assert 0.97 < routing.random_first_come_text < routing.random_placed < 1
@@ -162,6 +182,27 @@ def test_routing_warnings_speak_of_the_minority_and_of_small_groups() -> None:
     assert list(routing_warnings(Routing.of(36, 9.0, good, 0.95), good, 0.95)) == []
 
 
+@pytest.mark.parametrize("value, expected", [(1.61, 1.61), (1.1, 1.1), (2.4849, 2.49), (1.0, 1.0), (1.0001, 1.01)])
+def test_advice_is_rounded_up(value: float, expected: float) -> None:
+    assert round_up(value) == expected
+
+
+@pytest.mark.parametrize("tokens, group_pairs, text", [(36, 256, 9.0), (4, 256, 9.0), (9, 8, 9.0), (36, 3, 30.0), (16, 64, 20.0)])
+def test_following_the_advice_ends_the_warning(tokens: int, group_pairs: int, text: float) -> None:
+    low = model(experts=16, tau_text=0.5, tau_image=0.5, capacity_factor=1.0, group_pairs=group_pairs).moe
+    for _ in range(2):  # another capacity asks for other thresholds
+        found = Routing.of(tokens, text, low, 0.95)
+        factor = max(low.capacity_factor, found.factor_random)
+        changes = {"capacity_factor": factor, "tau_text": found.tau_text, "tau_image": found.tau_image}
+        warnings = "\n".join(routing_warnings(found, low, 0.95))
+        for key in ("tau_text", "tau_image"):
+            assert f"model.moe.{key} = " not in warnings or f"set it to {changes[key]:.2f}" in warnings
+        low = low.model_copy(update={key: float(f"{value:.2f}") for key, value in changes.items()})
+    left = "\n".join(routing_warnings(Routing.of(tokens, text, low, 0.95), low, 0.95))
+    assert "set it to" not in left
+    assert "raise model.moe.capacity_factor" not in left
+
+
 def test_report_is_json_and_metrics_are_few(report: BalanceReport) -> None:
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["scopes"][0]["rows"] == 5
     leaves = [value for section in report.metrics().values() for value in section.values()]
@@ -178,4 +219,12 @@ def test_a_set_without_training_rows_is_refused(
     manifest["splits"]["val"] = manifest["splits"].pop("train")
     (root / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="no split 'train'"):
-        analyse(Prepared(root), model(), BALANCE, quietly)
+        analyse(Prepared(root), model(), BALANCE, {"emoji": 1.0}, quietly)
+
+
+def test_a_mixture_of_a_source_that_is_not_there_is_refused(
+    make_prepared: Callable[..., Path], make_row: Callable[..., dict[str, Any]]
+) -> None:
+    root = make_prepared([make_row("emoji", i, ["cat"]) for i in range(2)])
+    with pytest.raises(UserError, match=r"train\.mixture\.scenes: the prepared set has no training rows of that source"):
+        analyse(Prepared(root), model(), BALANCE, MIXTURE, quietly)

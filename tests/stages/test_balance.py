@@ -13,7 +13,12 @@ from limoe.errors import UserError
 from limoe.stages import balance, prepare
 
 OUTS = ["balance.html", "balance.json", "caption_lengths.png", "report.json", "tokens.png"]
-SETTINGS = ("prepare.sources=[scenes]", "prepare.scenes.pictures=shapes", "model.tower.text_length=8")
+SETTINGS = (
+    "prepare.sources=[scenes]",
+    "train.mixture={scenes: 1}",
+    "prepare.scenes.pictures=shapes",
+    "model.tower.text_length=8",
+)
 SIZES = ("prepare.scenes.train=60", "prepare.scenes.val=10", "prepare.scenes.test=5", "prepare.tokenizer.vocab_size=200")
 
 
@@ -73,7 +78,7 @@ def test_a_second_run_writes_the_same_bytes_and_opens_no_test_split(
     assert {name: (paths.balance / name).read_bytes() for name in OUTS} == before
     printed = capsys.readouterr().out
     assert "A pair brings 36 image tokens" in printed
-    assert "note: all sources:" in printed
+    assert "note: a training batch:" in printed
     assert "balance.html" in printed
 
 
