@@ -11,9 +11,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
-from limoe.config import Params, number_like, read_yaml
+from limoe.config import Params
 from limoe.errors import UserError
 from limoe.files import write_text
+from limoe.paramsfile import number_like, read_yaml
 
 NEVER_WRAP = 10_000
 

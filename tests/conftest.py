@@ -20,8 +20,9 @@ os.environ |= {
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from limoe.config import Params, read_yaml  # noqa: E402
+from limoe.config import Params  # noqa: E402
 from limoe.overlay import load_document, merge  # noqa: E402
+from limoe.paramsfile import read_yaml  # noqa: E402
 
 settings.register_profile("here", deadline=None, derandomize=True, database=None)
 settings.load_profile("here")

@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limoe.config import MoeParams, Params, Paths, TrainParams, fingerprint, number_like, set_dotted
+from limoe.config import MoeParams, Params, Paths, TrainParams, fingerprint
 from limoe.errors import UserError
+from limoe.paramsfile import number_like, set_dotted
 
 
 def changed(project: Path, *assignments: str) -> Params:

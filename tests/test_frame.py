@@ -22,7 +22,16 @@ from limoe.deps import stale_stages
 from limoe.doctor import canonical, pinned_versions
 
 FLOORS = (  # a module may import its own floor and those before it
-    ("limoe.config", "limoe.dist", "limoe.tracking", "limoe.errors", "limoe.files", "limoe.provenance", "limoe.plots"),
+    (
+        "limoe.config",
+        "limoe.dist",
+        "limoe.tracking",
+        "limoe.errors",
+        "limoe.files",
+        "limoe.provenance",
+        "limoe.plots",
+        "limoe.paramsfile",
+    ),
     ("limoe.model",),
     ("limoe.losses",),
     ("limoe.data",),

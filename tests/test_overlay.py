@@ -34,7 +34,9 @@ def test_what_is_not_touched_stays_to_the_byte(project: Path, name: str) -> None
 def test_only_the_named_values_change(copy: Path) -> None:
     shipped = Params.load(copy)
     before = copy.read_text().splitlines()
-    merge_overlay(copy, overlay(copy.parent, "train: {lr: 1e-3, steps: 700}\nprepare: {emoji: {limit: 250, languages: [de, fr]}}"))
+    merge_overlay(
+        copy, overlay(copy.parent, "train: {lr: 1e-3, steps: 700}\nprepare: {emoji: {limit: 250, languages: [de, fr]}}")
+    )
     removed = [
         line[1:].split("#")[0].strip()
         for line in difflib.unified_diff(before, copy.read_text().splitlines(), n=0)

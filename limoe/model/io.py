@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from limoe.config import ClipParams, MoeParams, Section, TowerParams, explain
+from limoe.config import ClipParams, MoeParams, Section, TowerParams
 from limoe.errors import UserError
 from limoe.files import atomic_directory, read_json, write_bytes, write_json
 from limoe.model.clip import Clip
 from limoe.model.limoe import Limoe
+from limoe.paramsfile import explain
 
 
 class ModelConfig(Section):

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from limoe.config import BalanceParams, ModelParams, read_yaml
+from limoe.config import BalanceParams, ModelParams
 from limoe.data.balance import BATCH, BalanceReport, Routing, analyse, caption_warnings, round_up, routing_warnings
 from limoe.data.prepared import Prepared
 from limoe.data.statistics import Lengths, equal_pairs, quantile
 from limoe.data.tokenizer import Tokenizer
 from limoe.errors import UserError
+from limoe.paramsfile import read_yaml
 
 DEFAULTS = read_yaml(Path(__file__).parents[2] / "params.yaml")
 BALANCE = BalanceParams(target_placed=0.95)

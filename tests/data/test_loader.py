@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from limoe.config import MachineParams, TowerParams, TrainParams, read_yaml
+from limoe.config import MachineParams, TowerParams, TrainParams
 from limoe.data.loader import PairLoader
 from limoe.data.prepared import Prepared
 from limoe.data.transforms import decode_uint8
 from limoe.errors import UserError
 from limoe.model.tokens import PairBatch
+from limoe.paramsfile import read_yaml
 
 Loader = Callable[..., PairLoader]
 DEFAULTS = read_yaml(Path(__file__).parents[2] / "params.yaml")

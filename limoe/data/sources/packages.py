@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from limoe import files
-from limoe.config import read_yaml
 from limoe.errors import UserError
+from limoe.paramsfile import read_yaml
 
 HEADER = """\
 # The packages that the embedded pictures and names come from: version, files used, and SHA-256 over their paths and contents.
