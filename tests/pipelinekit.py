@@ -89,9 +89,11 @@ class Workspace:
         )
         return done.stdout
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start a command and leave it running, silent."""
-        return subprocess.Popen(command, cwd=self.root, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def start(self, log: Path, *command: str) -> subprocess.Popen[bytes]:
+        """Start a command and leave it running; what it and its children say goes to `log`."""
+        env = {**self.env, "PYTHONUNBUFFERED": "1"}
+        with log.open("wb") as handle:
+            return subprocess.Popen(command, cwd=self.root, env=env, stdout=handle, stderr=handle)
 
     def commit(self, message: str) -> None:
         """Commit everything that git does not ignore."""

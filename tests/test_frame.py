@@ -198,5 +198,7 @@ def test_ci_does_what_a_person_does(project: Path) -> None:
         "make types",
         "make test",
     ]
-    shown = subprocess.run(["make", "-n", "test"], cwd=project, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "-n", "--no-print-directory", "test"], cwd=project, capture_output=True, text=True, check=True
+    ).stdout
     assert shown.splitlines()[-1] == "python -m pytest -n 2 --dist loadgroup"

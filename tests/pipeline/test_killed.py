@@ -63,14 +63,15 @@ def test_another_learning_rate_reruns_the_training_and_not_what_came_before(fini
 def test_killed_twice_and_started_again(finished: Workspace, undisturbed: Workspace, tmp_path: Path) -> None:
     workspace = copy_of(finished, tmp_path / "home")
     workspace.change(CHANGES)
-    dvc, child = stopped_after(workspace, 0)
+    log = tmp_path / "log"
+    dvc, child = stopped_after(workspace, 0, log)
     dvc.kill()
     os.kill(child, signal.SIGKILL)
     dvc.wait()
     wait_for("the end of the trainer", lambda: not running(child))
     done = last_checkpoint(workspace)
 
-    dvc, child = stopped_after(workspace, done)
+    dvc, child = stopped_after(workspace, done, log)
     dvc.kill()
     dvc.wait()
     assert running(child), "SIGKILL of dvc alone leaves its child alive"
@@ -79,17 +80,24 @@ def test_killed_twice_and_started_again(finished: Workspace, undisturbed: Worksp
     assert trainer(workspace) == child
     os.kill(child, signal.SIGCONT)
     wait_for("the end of the training", lambda: not running(child))
-    assert workspace.timing("train-limoe")["steps"] == STEPS - done, "it went on from the last checkpoint"
+    assert f"continuing from step {done} of {STEPS}" in log.read_text()
+    assert min(steps_told(log.read_text())) == done + 5, "it went on from the last checkpoint"
 
-    workspace.run("dvc", "repro", "train@limoe")
-    assert workspace.timing("train-limoe")["steps"] == 0, "nothing was left to train"
+    output = workspace.run("dvc", "repro", "train@limoe")
+    assert f"continuing from step {STEPS} of {STEPS}" in output
+    assert steps_told(output) == [], "nothing was left to train"
     assert workspace.locked()["train@limoe"] == undisturbed.locked()["train@limoe"]
     assert checkpoints(workspace) == [], "resumable state is gone once the stage is complete"
 
 
-def stopped_after(workspace: Workspace, step: int) -> tuple[subprocess.Popen[bytes], int]:
+def steps_told(output: str) -> list[int]:
+    """The steps at which a training told how it goes."""
+    return [int(step) for step in re.findall(r"train limoe: step (\d+) of", output)]
+
+
+def stopped_after(workspace: Workspace, step: int, log: Path) -> tuple[subprocess.Popen[bytes], int]:
     """Start `dvc repro` and stop its trainer once there is a checkpoint after `step`, so that it stays in the middle."""
-    dvc = workspace.start("dvc", "repro", "train@limoe")
+    dvc = workspace.start(log, "dvc", "repro", "train@limoe")
     wait_for(f"a checkpoint after step {step}", lambda: last_checkpoint(workspace) > step)
     child = trainer(workspace)
     os.kill(child, signal.SIGSTOP)

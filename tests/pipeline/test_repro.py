@@ -105,9 +105,9 @@ def test_the_flow_runs_the_same_pipeline_to_the_same_bytes(finished: Workspace, 
 
 def test_a_users_mistake_ends_the_flow_with_its_sentence_and_without_a_retry(copy: Callable[[], Workspace]) -> None:
     workspace = copy()
-    workspace.change({"model": {"clip": {"text_depth": 60}}})  # only the stage can see that no text tower of it matches
+    workspace.change({"model": {"clip": {"text_depth": 2000}}})  # only the stage can see that no text tower matches
     output = workspace.run(sys.executable, "-m", "flows.pipeline", code=2)
-    sentence = "model.clip.text_depth = 60: no text tower makes CLIP cost"
+    sentence = "model.clip.text_depth = 2000: no text tower makes CLIP cost"
     assert f"error: train@clip: {sentence}" in output
     assert output.count("Running stage 'train@clip'") == 1
     left = json.loads((workspace.root / ".limoe" / "errors" / "train-clip.json").read_text())
