@@ -23,8 +23,8 @@ FIGURES = {
 }
 UNKNOWN = "–"
 NOTE = (
-    "Of the last trainings on this machine; no two runs agree on these, so the report leaves them out. A training that was "
-    "interrupted counts from its last start; one whose result came from DVC's cache has no figures."
+    "Of the last trainings on this machine; no two runs agree on these, so the report leaves them out. The seconds of a "
+    "training that was interrupted are those of all its steps; one whose result came from DVC's cache has no figures."
 )
 
 
