@@ -25,7 +25,7 @@ def curves(rows: Sequence[dict[str, Any]]) -> bytes:
         for colour, name in zip(COLOURS[:3] * len(names), names, strict=False):
             steps = [row["step"] for row in rows if name in row]
             placed.plot(steps, [100 * row[name] for row in rows if name in row], color=colour, label=name.split("/")[0])
-        placed.legend(frameon=False, loc="lower right", title="text placed")
+        placed.legend(frameon=False, loc="center right", title="text placed")
     return to_png(figure)
 
 
