@@ -71,6 +71,7 @@ class Workspace:
         """The environment of every command here: this Python's tools, this copy's code, the hook, no settings from outside."""
         return {
             **os.environ,
+            "SHELL": "/bin/sh",  # dvc's choice where it is unset (CI, cron); often dash, which stays beside its last command
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": f"{self.home / 'hook'}{os.pathsep}{self.root}",
             "LIMOE_NETWORK_NOTES": str(self.notes),
