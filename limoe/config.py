@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -163,15 +163,23 @@ class MoeParams(Section):
 
     experts: int = Field(ge=2)
     k: int = Field(ge=1)
+    blocks: Literal["every-second"] | Annotated[str, Field(pattern=r"^last-[1-9]\d*$")] | tuple[int, ...]
+    init: Literal["independent", "identical"]
+    router: Literal["top-k", "expert-choice", "loss-free", "uniform"]
     capacity_factor: float = Field(gt=0)
-    priority: Literal["bpr", "first-come"]
+    priority: Literal["bpr", "first-come", "shuffled", "image-first", "text-first"]
     noise: float = Field(ge=0)
+    renormalise: bool
+    bias_rate: float = Field(ge=0)
+    bias_scope: Literal["joint", "modality"]
+    threshold_decay: float = Field(ge=0, lt=1)
     group_pairs: int = Field(ge=1)
-    kernel: Literal["auto", "grouped", "loop"]
+    kernel: Literal["auto", "loop", "slots", "grouped"]
     aux_coefficient: float = Field(ge=0)
+    aux_rule: Literal["average", "fixed"]
     aux_weights: AuxWeights
-    tau_text: float | None = Field(ge=0)
-    tau_image: float | None = Field(ge=0)
+    tau_text: Annotated[float, Field(ge=0)] | Literal["balance"] | None
+    tau_image: Annotated[float, Field(ge=0)] | Literal["balance"] | None
     layers: Literal["mean", "sum"]
 
     @model_validator(mode="after")
@@ -230,11 +238,16 @@ class TrainParams(Section):
     schedule: Literal["cosine", "rsqrt"]
     warmup: int = Field(ge=0)
     cooldown: int = Field(ge=0)
+    loss: Literal["softmax", "sigmoid"]
+    loss_chunk: int = Field(ge=1)
+    positives: Literal["pair", "equal-captions"]
     weight_decay: float = Field(ge=0)
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
     clip_norm: float = Field(gt=0)
     init_scale: float = Field(ge=1, le=100)
+    init_bias: float
+    bucket: int = Field(ge=1)
     crop_scale: float = Field(gt=0, le=1)
     color_jitter: float = Field(ge=0, lt=1)
     max_bad_steps: int = Field(ge=1)
