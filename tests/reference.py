@@ -1,10 +1,11 @@
-"""Slow, obviously correct versions in float64, written from the formulas of the paper; no tensor tricks."""
+"""Slow, obviously correct versions in float64, written from the formulas of the paper; no tensor tricks.
+
+The losses are here; routers, places and experts in reference_routing.py.
+"""
 
 from __future__ import annotations
 
 import math
-
-import numpy as np
 
 
 def softmax(logits):
@@ -17,47 +18,6 @@ def softmax(logits):
 def entropy(probs):
     """In nats, with 0 log 0 = 0."""
     return -sum(p * math.log(p) for p in probs if p > 0)
-
-
-def top_k(probs, k):
-    """Indices of the k largest, best first, ties to the lower index."""
-    return sorted(range(len(probs)), key=lambda e: (-probs[e], e))[:k]
-
-
-def place(choices, gates, groups, k, capacity_factor, experts, priority):
-    """Which (token, choice) pairs find a place: token by token, every first choice before any second choice.
-
-    choices[t]: experts of token t, best first. gates[t]: its largest gate. groups[t]: its routing group.
-    """
-    placed = [[False] * k for _ in choices]
-    for group in sorted(set(groups)):
-        members = [t for t in range(len(choices)) if groups[t] == group]
-        capacity = math.ceil(len(members) * k * capacity_factor / experts)
-        queue = sorted(members, key=lambda t: -gates[t]) if priority == "bpr" else members
-        used = [0] * experts
-        for choice in range(k):
-            for token in queue:
-                expert = choices[token][choice]
-                if used[expert] < capacity:
-                    used[expert] += 1
-                    placed[token][choice] = True
-    return placed
-
-
-def gelu(x):
-    """The exact one."""
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-
-
-def moe(x_TD, choices, gates_TK, placed, w1, b1, w2, b2):
-    """Sum over placed choices of gate times expert MLP; nothing for a dropped token."""
-    out = np.zeros_like(x_TD)
-    for t, row in enumerate(x_TD):
-        for j, expert in enumerate(choices[t]):
-            if placed[t][j]:
-                hidden = gelu(row @ w1[expert] + b1[expert])
-                out[t] += gates_TK[t][j] * (hidden @ w2[expert] + b2[expert])
-    return out
 
 
 def squared_variation(values):
