@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from limoe.errors import UserError
 from limoe.files import sha256_json
 from limoe.paramsfile import explain, read_yaml, set_dotted
+from limoe.placement import ALLOWED, is_placement, moe_layers
 
 Contestant = Literal["limoe", "dense", "clip"]
 CONTESTANTS: tuple[Contestant, ...] = get_args(Contestant)
@@ -182,6 +183,13 @@ class MoeParams(Section):
     tau_image: Annotated[float, Field(ge=0)] | Literal["balance"] | None
     layers: Literal["mean", "sum"]
 
+    @field_validator("blocks", mode="before")
+    @classmethod
+    def _placement(cls, blocks: object) -> object:
+        if not is_placement(blocks):
+            raise ValueError(f"{blocks!r} is no placement; allowed are {ALLOWED}")
+        return blocks
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.k > self.experts:
@@ -215,6 +223,14 @@ class ModelParams(Section):
     tower: TowerParams
     moe: MoeParams
     clip: ClipParams
+
+    @model_validator(mode="after")
+    def _blocks_exist(self) -> Self:
+        try:
+            moe_layers(self.tower.depth, self.moe.blocks)
+        except ValueError as error:
+            raise ValueError(f"moe.blocks: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _kernel_runs(self) -> Self:

@@ -31,6 +31,7 @@ FLOORS = (  # a module may import its own floor and those before it
         "limoe.provenance",
         "limoe.plots",
         "limoe.paramsfile",
+        "limoe.placement",
     ),
     ("limoe.model",),
     ("limoe.losses",),
@@ -39,7 +40,7 @@ FLOORS = (  # a module may import its own floor and those before it
     ("limoe.train", "limoe.report"),
     ("limoe.stages",),
     ("limoe.sweep",),
-    ("limoe.api", "limoe.cli", "limoe.deps", "limoe.doctor", "limoe.overlay"),
+    ("limoe.api", "limoe.cli", "limoe.deps", "limoe.doctor", "limoe.info", "limoe.overlay"),
     ("flows",),
 )
 LIGHT = ("limoe.dist", "limoe.model", "limoe.losses", "limoe.train", "limoe.evals")

@@ -12,8 +12,8 @@ from statistics import fmean
 from torch import nn
 
 from limoe.config import MoeParams, TowerParams
-from limoe.model.encoder import moe_layers
 from limoe.model.experts import Experts
+from limoe.placement import moe_layers
 
 
 def transformer_flops(tokens: int, width: int, hidden: int, depth: int) -> int:
@@ -24,9 +24,10 @@ def transformer_flops(tokens: int, width: int, hidden: int, depth: int) -> int:
 def tower_flops(tower: TowerParams, lengths: Sequence[int], moe: MoeParams | None = None) -> float:
     """Mean forward FLOPs a pair of the one-tower model, over captions of these lengths (tokens).
 
-    A sparse block costs K MLPs and the router; with K = 1 that is the dense tower plus 2 D E a token.
+    A sparse block costs K MLPs and the router; with K = 1 that is the dense tower plus 2 D E a token. K is the mean where experts
+    choose their tokens. ValueError if `moe.blocks` names blocks that the tower lacks.
     """
-    sparse = len(moe_layers(tower.depth)) if moe else 0
+    sparse = len(moe_layers(tower.depth, moe.blocks)) if moe else 0
     k, experts = (moe.k, moe.experts) if moe else (1, 0)
 
     def sequence(tokens: int) -> int:
