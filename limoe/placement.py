@@ -1,4 +1,4 @@
-"""Which blocks of a tower hold experts. Beside `config`, which refuses what no tower can have, and below the tower that builds it."""
+"""Which blocks of a tower hold experts. It stands beside `config`, which refuses what no tower can have."""
 
 from __future__ import annotations
 
