@@ -43,7 +43,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
-        """(T, D) -> (T, D); padding rows come out as the bias alone and mean nothing."""
+        """(T, D) -> (T, D); rows that are no tokens come out as the bias alone and mean nothing."""
         qkv_T3D = self.qkv(x_TD)
         image_rows, text_rows = layout.split(qkv_T3D)
         parts = []
@@ -53,7 +53,5 @@ class Attention(nn.Module):
         if layout.text is not None:
             mixed_BLD = attend(layout.text.pad(text_rows), self.heads, layout.text.mask_BL)
             parts.append(layout.text.flatten(mixed_BLD))
-        if layout.padding:
-            parts.append(parts[0].new_zeros(layout.padding, x_TD.shape[1]))
         out_TD: Tensor = self.out(torch.cat(parts))
         return out_TD

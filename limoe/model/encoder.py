@@ -1,4 +1,4 @@
-"""The pre-LN Transformer encoder over the token stream; its odd blocks may hold a mixture of experts instead of the MLP.
+"""The pre-LN Transformer encoder over the token stream; some of its blocks may hold a mixture of experts instead of the MLP.
 
 Axes: T rows of the stream, D width.
 """
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from limoe.config import MoeParams, TowerParams
 from limoe.model.attention import Attention
 from limoe.model.experts import Experts
-from limoe.model.router import NoiseKey, Router, Routing
+from limoe.model.router import Draws, NoiseKey, Routing, make_router
 from limoe.model.tokens import Layout
+from limoe.placement import moe_layers
 
 
 class Mlp(nn.Module):
@@ -34,12 +35,12 @@ class MoeMlp(nn.Module):
 
     def __init__(self, width: int, hidden: int, moe: MoeParams, layer: int) -> None:
         super().__init__()
-        self.router = Router(width, moe, layer)
-        self.experts = Experts(moe.experts, width, hidden, moe.kernel)
+        self.router = make_router(width, moe, layer)
+        self.experts = Experts(moe.experts, width, hidden, moe)
 
-    def forward(self, x_TD: Tensor, layout: Layout, noise: NoiseKey | None) -> tuple[Tensor, Routing]:
+    def forward(self, x_TD: Tensor, layout: Layout, draws: Draws | None) -> tuple[Tensor, Routing]:
         """(T, D) -> (T, D), and what the router decided."""
-        routing = self.router(x_TD, layout, noise)
+        routing = self.router(x_TD, layout, draws)
         return self.experts(x_TD, routing), routing
 
 
@@ -53,18 +54,13 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(tower.width)
         self.mlp = Mlp(tower.width, tower.hidden) if moe is None else MoeMlp(tower.width, tower.hidden, moe, layer)
 
-    def forward(self, x_TD: Tensor, layout: Layout, noise: NoiseKey | None) -> tuple[Tensor, Routing | None]:
+    def forward(self, x_TD: Tensor, layout: Layout, draws: Draws | None) -> tuple[Tensor, Routing | None]:
         """(T, D) -> (T, D), and the routing if the block is sparse."""
         x_TD = x_TD + self.attention(self.norm1(x_TD), layout)
         if isinstance(self.mlp, MoeMlp):
-            y_TD, routing = self.mlp(self.norm2(x_TD), layout, noise)
+            y_TD, routing = self.mlp(self.norm2(x_TD), layout, draws)
             return x_TD + y_TD, routing
         return x_TD + self.mlp(self.norm2(x_TD)), None
-
-
-def moe_layers(depth: int) -> list[int]:
-    """The blocks that hold experts, counted from 0: every second one, the odd ones (LIMoE, section 2)."""
-    return list(range(1, depth, 2))
 
 
 class Encoder(nn.Module):
@@ -72,15 +68,18 @@ class Encoder(nn.Module):
 
     def __init__(self, tower: TowerParams, moe: MoeParams | None) -> None:
         super().__init__()
-        sparse = moe_layers(tower.depth) if moe is not None else []
-        self.blocks = nn.ModuleList(Block(tower, moe if i in sparse else None, i) for i in range(tower.depth))
+        self.sparse, self.experts = (moe_layers(tower.depth, moe.blocks), moe.experts) if moe is not None else ([], 0)
+        self.blocks = nn.ModuleList(Block(tower, moe if i in self.sparse else None, i) for i in range(tower.depth))
         self.norm = nn.LayerNorm(tower.width)
 
     def forward(self, x_TD: Tensor, layout: Layout, noise: NoiseKey | None) -> tuple[Tensor, dict[int, Routing]]:
         """(T, D) -> (T, D), and the routing of each sparse block."""
         routings: dict[int, Routing] = {}
         for index, block in enumerate(self.blocks):
-            x_TD, routing = block(x_TD, layout, noise)
+            draws = None
+            if self.training and noise is not None and index in self.sparse:  # drawn out here: a block compiles as a whole
+                draws = noise.draw(layout, index, self.experts)
+            x_TD, routing = block(x_TD, layout, draws)
             if routing is not None:
                 routings[index] = routing
         return self.norm(x_TD), routings

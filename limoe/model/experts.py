@@ -1,8 +1,11 @@
-"""The experts' MLPs over tokens sorted by expert: Linear, GELU, Linear, each expert with its own weights.
+"""The experts' MLPs: Linear, GELU, Linear, each expert with its own weights.
 
-Axes: S placed choices sorted by expert, T rows of the stream, K choices, E experts, D width, F hidden width.
+Axes: S placed choices sorted by expert, C places of an expert, T rows of the stream, K choices, E experts, D width, F hidden
+width.
 
-`loop` is the specification; `grouped` (torch.nn.functional.grouped_mm) must equal it, gradients included.
+Three kernels. `loop` is the specification; the others must equal it, gradients included. `grouped` is torch's grouped_mm over the
+sorted choices. `slots` is a batched product over all places of all experts, empty ones included: its shapes do not depend on what
+the router decided, so it can be compiled without graph breaks and captured, and a processor's cached kernels fit every step.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from limoe.config import MoeParams
 from limoe.model.router import Routing
-from limoe.model.rows import gather_rows
+from limoe.model.rows import combine_rows, dispatch_rows
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+SortedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 GROUPED_ALIGNMENT_BYTES = 16  # grouped_mm wants strides in multiples of it
 
 
@@ -40,42 +44,80 @@ def grouped_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tenso
     return F.grouped_mm(hidden_SF, w2_EFD, offs=ends_E) + b2_ED.index_select(0, expert_S)
 
 
-def choose_kernel(name: str, x_SD: Tensor, hidden: int) -> Kernel:
-    """The kernel that `name` asks for; `auto` takes `grouped` on a GPU where dtype and widths allow it, else `loop`.
+def slot_experts(x_ECD: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
+    """All experts in two batched matrix products over their places: (E, C, D) -> (E, C, D)."""
+    hidden_ECF = F.gelu(torch.baddbmm(b1_EF[:, None], x_ECD, w1_EDF))
+    return torch.baddbmm(b2_ED[:, None], hidden_ECF, w2_EFD)
 
-    On two CPU cores `loop` was faster at width 128, `grouped` at width 64: the default names it (LOG.md, 2026-11-24).
+
+def choose_kernel(name: str, x_TD: Tensor, hidden: int, slots: int | None) -> str:
+    """The kernel for these rows: what `name` asks for; `auto`: `grouped` on a GPU where dtype and widths allow it, else `slots`.
+
+    Without bounded places (evaluation) there are no slots: what asks for them gets `loop`.
+    On two CPU cores `slots` is the fastest at every width that was measured (README, benchmarks).
     """
     if name == "auto":
-        aligned = all(size * x_SD.element_size() % GROUPED_ALIGNMENT_BYTES == 0 for size in (x_SD.shape[1], hidden))
-        name = "grouped" if x_SD.is_cuda and x_SD.element_size() <= 4 and aligned else "loop"
-    return grouped_experts if name == "grouped" else loop_experts
+        aligned = all(size * x_TD.element_size() % GROUPED_ALIGNMENT_BYTES == 0 for size in (x_TD.shape[1], hidden))
+        name = "grouped" if x_TD.is_cuda and x_TD.element_size() <= 4 and aligned else "slots"
+    return "loop" if name == "slots" and slots is None else name
 
 
 class Experts(nn.Module):
-    """E independent MLPs, stacked, each drawn by itself: matrices N(0, 1 / inputs), biases 0."""
+    """E MLPs, stacked: matrices N(0, 1 / inputs), biases 0; each drawn by itself, or all copies of one (`moe.init`)."""
 
-    def __init__(self, experts: int, width: int, hidden: int, kernel: str) -> None:
+    def __init__(self, experts: int, width: int, hidden: int, moe: MoeParams) -> None:
         super().__init__()
-        self.kernel = kernel
-        self.w1_EDF = nn.Parameter(torch.randn(experts, width, hidden) * width**-0.5)
+        self.kernel = moe.kernel
+        drawn = 1 if moe.init == "identical" else experts
+        self.w1_EDF = nn.Parameter((torch.randn(drawn, width, hidden) * width**-0.5).repeat(experts // drawn, 1, 1))
         self.b1_EF = nn.Parameter(torch.zeros(experts, hidden))
-        self.w2_EFD = nn.Parameter(torch.randn(experts, hidden, width) * hidden**-0.5)
+        self.w2_EFD = nn.Parameter((torch.randn(drawn, hidden, width) * hidden**-0.5).repeat(experts // drawn, 1, 1))
         self.b2_ED = nn.Parameter(torch.zeros(experts, width))
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """(T, D): the sum over a row's placed choices of gate times expert output; zero for a row that was dropped."""
-        rows, choices = routing.expert_TK.shape
-        experts = len(self.w1_EDF)
-        bin_N = torch.where(routing.placed_TK, routing.expert_TK, experts).flatten()
-        choice_S = bin_N.argsort(stable=True)[: int(routing.placed_TK.sum())]
-        place_N = torch.full_like(bin_N, len(choice_S))
-        place_N[choice_S] = torch.arange(len(choice_S), device=bin_N.device)
-        dtype = torch.get_autocast_dtype(x_TD.device.type) if torch.is_autocast_enabled(x_TD.device.type) else x_TD.dtype
-        x_SD = gather_rows(x_TD.to(dtype), choice_S // choices, place_N.view(rows, choices))
-        kernel = choose_kernel(self.kernel, x_SD, self.w1_EDF.shape[2])
-        counts_E = torch.bincount(bin_N, minlength=experts + 1)[:experts]
-        weights = (weight.to(dtype) for weight in (self.w1_EDF, self.b1_EF, self.w2_EFD, self.b2_ED))
-        y_SD = kernel(x_SD, counts_E, *weights)
-        y_ND = gather_rows(y_SD, place_N, choice_S[:, None])
-        y_TKD = y_ND.view(rows, choices, -1) * routing.gate_TK[:, :, None]
-        return y_TKD[:, 0] if choices == 1 else y_TKD.sum(1)
+        device = x_TD.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype
+        x_TD = x_TD.to(dtype)
+        weights = [weight.to(dtype) for weight in (self.w1_EDF, self.b1_EF, self.w2_EFD, self.b2_ED)]
+        gate_TK = torch.where(routing.placed_TK, routing.gate_TK, 0)
+        experts, _, hidden = self.w1_EDF.shape
+        kernel = choose_kernel(self.kernel, x_TD, hidden, routing.slots)
+        if kernel == "slots":
+            assert routing.slots is not None
+            slot_TK, choice_S = slot_order(routing, experts, routing.slots)
+            x_SD = dispatch_rows(x_TD, _row_of(choice_S, routing), slot_TK, routing.placed_TK)
+            y_SD = slot_experts(x_SD.view(experts, routing.slots, -1), *weights).flatten(0, 1)
+        else:
+            slot_TK, choice_S, counts_E = sorted_order(routing, experts)
+            x_SD = dispatch_rows(x_TD, choice_S // slot_TK.shape[1], slot_TK, routing.placed_TK)
+            y_SD = SORTED_KERNELS[kernel](x_SD, counts_E, *weights)
+        return combine_rows(y_SD, gate_TK, slot_TK, choice_S)
+
+
+SORTED_KERNELS: dict[str, SortedKernel] = {"loop": loop_experts, "grouped": grouped_experts}
+
+
+def slot_order(routing: Routing, experts: int, slots: int) -> tuple[Tensor, Tensor]:
+    """(slot_TK, choice_S), as `combine_rows` wants them, with the places of expert e at e * slots and on: S = E * slots."""
+    rows, choices = routing.expert_TK.shape
+    slot_TK = torch.where(routing.placed_TK, routing.expert_TK * slots + routing.slot_TK, experts * slots)
+    choice_S = torch.full((experts * slots + 1,), rows * choices, device=slot_TK.device)
+    choice_S = choice_S.scatter(0, slot_TK.flatten(), torch.arange(rows * choices, device=slot_TK.device))[:-1]
+    return torch.where(routing.placed_TK, slot_TK, 0), choice_S
+
+
+def sorted_order(routing: Routing, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(slot_TK, choice_S, counts_E): the placed choices alone, sorted by expert, and how many each expert has."""
+    bin_N = torch.where(routing.placed_TK, routing.expert_TK, experts).flatten()
+    counts_E = torch.bincount(bin_N, minlength=experts + 1)[:experts]
+    by_bin_N = bin_N.argsort(stable=True)
+    choice_S = by_bin_N[: int(counts_E.sum())]
+    slot_N = torch.zeros_like(bin_N).scatter(0, choice_S, torch.arange(len(choice_S), device=bin_N.device))
+    return slot_N.view(routing.expert_TK.shape), choice_S, counts_E
+
+
+def _row_of(choice_S: Tensor, routing: Routing) -> Tensor:
+    """int64 (S,): the row of the stream in each slot; any row where there is none."""
+    rows, choices = routing.expert_TK.shape
+    return (choice_S // choices).clamp(max=rows - 1)

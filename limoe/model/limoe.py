@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from limoe.config import MoeParams, TowerParams
 from limoe.model.encoder import Encoder
 from limoe.model.router import NoiseKey, Routing
-from limoe.model.tokens import Layout, PairBatch, flat_ids
+from limoe.model.tokens import PAD_ID, Layout, PairBatch, flat_ids
 
 COLOURS = 3
 EMBEDDING_STD = 0.02
@@ -35,7 +35,7 @@ class Output:
 class Limoe(nn.Module):
     """The tower, a linear projection for each modality, and the learned temperature (stored as the log of the logit scale).
 
-    moe: None for the dense tower. bucket: the stream of a batch is padded to a multiple of it, which changes no result.
+    moe: None for the dense tower. bucket: a batch's text is padded to a multiple of so many tokens, which changes no result.
     """
 
     def __init__(
@@ -73,9 +73,11 @@ class Limoe(nn.Module):
     def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:
         """Embed a batch of pairs, both modalities in one stream. `noise` is needed in training if the router has noise."""
         images = len(batch.images_BCHW)
-        layout = Layout.of(images, self.tower.image_tokens, batch.lengths_B, batch.ids_N.device, self.group_pairs, self.bucket)
-        x_TD = torch.cat([self.embed_images(batch.images_BCHW), self.embed_text(batch.ids_N, layout)])
-        x_TD, routings = self.encoder(F.pad(x_TD, (0, 0, 0, layout.padding)), layout, noise)
+        text_shape = (self.bucket, self.tower.text_length if self.bucket > 1 else 0)
+        layout = Layout.of(images, self.tower.image_tokens, batch.lengths_B, batch.ids_N.device, self.group_pairs, text_shape)
+        ids_N = F.pad(batch.ids_N, (0, layout.text_rows - len(batch.ids_N)), value=PAD_ID)
+        x_TD = torch.cat([self.embed_images(batch.images_BCHW), self.embed_text(ids_N, layout)])
+        x_TD, routings = self.encoder(x_TD, layout, noise)
         image_rows, text_rows = layout.split(x_TD)
         return Output(self.pool_images(image_rows, layout), self.pool_text(text_rows, layout), layout, routings)
 

@@ -4,12 +4,14 @@ Axes: B pairs, P patches an image, N text tokens of the batch, L longest caption
 C colour channels, H height, W width in px.
 
 A batch's captions are one flat run of tokens with their lengths: padding inside sequences does not exist. The stream puts all
-image tokens first (pair by pair), then all text tokens, then, if it is padded to a bucket length, rows that nothing may look at.
+image tokens first (pair by pair), then all text tokens; if its text is padded to a bucket length, the last rows are no tokens,
+and nothing may look at them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -48,8 +50,8 @@ class PairBatch:
 class TextLayout:
     """How the flat text tokens are seen as sequences.
 
-    slot_N: int64, where token n lies in the padded (B * L) view. token_S: int64, the token in each of those S = B * L slots, N
-    where there is none. mask_BL: bool, True on real tokens.
+    slot_N: int64, where row n lies in the padded (B * L) view; B * L for the rows at the end that are no tokens. token_S: int64,
+    the row in each of those S = B * L slots, N where there is none. mask_BL: bool, True on real tokens.
     """
 
     slot_N: Tensor
@@ -57,17 +59,19 @@ class TextLayout:
     mask_BL: Tensor
 
     @classmethod
-    def of(cls, lengths_B: Tensor) -> TextLayout:
-        """The layout of captions of these lengths.
+    def of(cls, lengths_B: Tensor, rows: int | None = None, longest: int | None = None) -> TextLayout:
+        """The layout of captions of these lengths; rows and longest: N and L, if they are to be more than is needed.
 
-        >>> TextLayout.of(torch.tensor([2, 1])).slot_N
-        tensor([0, 1, 2])
+        >>> TextLayout.of(torch.tensor([2, 1]), rows=4).slot_N
+        tensor([0, 1, 2, 4])
         """
-        longest = int(lengths_B.max())
-        mask_BL = torch.arange(longest, device=lengths_B.device) < lengths_B[:, None]
+        columns = torch.arange(int(lengths_B.max()) if longest is None else longest, device=lengths_B.device)
+        mask_BL = columns < lengths_B[:, None]
         mask_S = mask_BL.flatten()
-        token_S = torch.where(mask_S, mask_S.cumsum(0) - 1, mask_S.sum())
-        return cls(mask_S.nonzero().squeeze(1), token_S, mask_BL)
+        slot_N = mask_S.nonzero().squeeze(1)
+        rows = len(slot_N) if rows is None else rows
+        token_S = torch.where(mask_S, mask_S.cumsum(0) - 1, rows)
+        return cls(torch.nn.functional.pad(slot_N, (0, rows - len(slot_N)), value=len(mask_S)), token_S, mask_BL)
 
     @property
     def position_N(self) -> Tensor:
@@ -76,7 +80,7 @@ class TextLayout:
 
     @property
     def pair_N(self) -> Tensor:
-        """int64, each token's pair."""
+        """int64, each token's pair; B for rows that are no tokens."""
         return self.slot_N // self.mask_BL.shape[1]
 
     def pad(self, x_ND: Tensor) -> Tensor:
@@ -85,7 +89,7 @@ class TextLayout:
         return padded.view(*self.mask_BL.shape, -1)
 
     def flatten(self, x_BLD: Tensor) -> Tensor:
-        """The inverse of `pad`: (N, D)."""
+        """The inverse of `pad`: (N, D), zeros in rows that are no tokens."""
         return gather_rows(x_BLD.flatten(0, 1), self.slot_N, self.token_S[:, None])
 
 
@@ -97,19 +101,19 @@ def flat_ids(ids_BL: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Layout:
-    """What each row of the stream x_TD is: `images` * P image tokens, then the text tokens, then `padding` rows.
+    """What each row of the stream x_TD is: `images` * P image tokens, then the text's rows, of which the last may be padding.
 
-    text is None without captions. group_T: int64, the routing group of each row, counted from 0.
+    text is None without captions. modality_T: int64. real_T: bool, False on padding. group_T: int64, the routing group of each
+    row, counted from 0 (0 on padding). tokens_G: int64, real tokens of each group.
     """
 
     images: int
     patches: int
     text: TextLayout | None
-    padding: int
     modality_T: Tensor
     real_T: Tensor
     group_T: Tensor
-    groups: int
+    tokens_G: Tensor
 
     @property
     def image_rows(self) -> int:
@@ -118,37 +122,62 @@ class Layout:
 
     @property
     def text_rows(self) -> int:
-        """Number of text tokens."""
+        """Number of the text's rows, padding included."""
         return 0 if self.text is None else self.text.slot_N.numel()
 
+    @property
+    def groups(self) -> int:
+        """G, the number of routing groups."""
+        return len(self.tokens_G)
+
+    @cached_property
+    def members(self) -> list[Tensor]:
+        """int64, the real rows of each group, in the array's order."""
+        return [((self.group_T == group) & self.real_T).nonzero().squeeze(1) for group in range(self.groups)]
+
+    @cached_property
+    def rank_T(self) -> Tensor:
+        """int64, each real row's place in its group, from 0, in the array's order; 0 on padding."""
+        rank_T = torch.zeros_like(self.group_T)
+        for rows in self.members:
+            rank_T[rows] = torch.arange(len(rows), device=rows.device)
+        return rank_T
+
     def split(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """The image and the text tokens of a stream, padding left out (one split: a slice's gradient is a stream of zeros)."""
-        image_rows, text_rows, _ = torch.split(x_TD, [self.image_rows, self.text_rows, self.padding])
+        """The image and the text rows of a stream (one split: a slice's gradient is a stream of zeros)."""
+        image_rows, text_rows = torch.split(x_TD, [self.image_rows, self.text_rows])
         return image_rows, text_rows
 
     @classmethod
     def of(
-        cls, images: int, patches: int, lengths_B: Tensor | None, device: torch.device, group_pairs: int = 0, bucket: int = 1
+        cls,
+        images: int,
+        patches: int,
+        lengths_B: Tensor | None,
+        device: torch.device,
+        group_pairs: int = 0,
+        text_shape: tuple[int, int] = (1, 0),
     ) -> Layout:
-        """The layout of a batch. `group_pairs` 0 puts everything into one group; `bucket` pads the stream to a multiple of it."""
-        text = None if lengths_B is None else TextLayout.of(lengths_B.to(device))
-        text_rows = 0 if text is None else text.slot_N.numel()
-        rows = images * patches + text_rows
-        padding = -rows % bucket
+        """The layout of a batch. `group_pairs` 0 puts everything into one group.
+
+        text_shape: (a number that the text's rows are padded to a multiple of, the least L): the same shapes come again and again
+        for captions of many lengths, so that compiled code and cached kernels fit them; no result sees it.
+        """
+        text = None if lengths_B is None else _text_layout(lengths_B.to(device), *text_shape)
         pair_T = torch.arange(images, device=device).repeat_interleave(patches)
+        pairs, rows = images, images * patches
         if text is not None:
             pair_T = torch.cat([pair_T, text.pair_N])
-        group_T = pair_T // group_pairs if group_pairs else torch.zeros_like(pair_T)
-        pairs = max(images, 0 if lengths_B is None else len(lengths_B))
-        modality_T = torch.full((rows + padding,), TEXT, device=device)
+            pairs, rows = max(pairs, len(text.mask_BL)), rows + int(text.mask_BL.sum())
+        real_T = torch.arange(len(pair_T), device=device) < rows
+        group_T = torch.where(real_T, pair_T // group_pairs, 0) if group_pairs else torch.zeros_like(pair_T)
+        groups = -(-pairs // group_pairs) if group_pairs else 1
+        modality_T = torch.full_like(pair_T, TEXT)
         modality_T[: images * patches] = IMAGE
-        return cls(
-            images=images,
-            patches=patches,
-            text=text,
-            padding=padding,
-            modality_T=modality_T,
-            real_T=torch.arange(rows + padding, device=device) < rows,
-            group_T=torch.nn.functional.pad(group_T, (0, padding)),
-            groups=-(-pairs // group_pairs) if group_pairs else 1,
-        )
+        tokens_G = torch.bincount(group_T[real_T], minlength=groups)
+        return cls(images, patches, text, modality_T, real_T, group_T, tokens_G)
+
+
+def _text_layout(lengths_B: Tensor, bucket: int, least: int) -> TextLayout:
+    tokens = int(lengths_B.sum())
+    return TextLayout.of(lengths_B, tokens + -tokens % bucket, max(least, int(lengths_B.max())))

@@ -50,7 +50,7 @@ class LayerCounts:
         real_T, modality_T = layout.real_T, layout.modality_T
         experts = self.assigned_ME.shape[1]
         bin_TK = modality_T[:, None] * experts + routing.expert_TK
-        assigned_ME = torch.bincount(bin_TK[real_T].flatten(), minlength=2 * experts).view(2, experts)
+        assigned_ME = torch.bincount(bin_TK[routing.asked_TK], minlength=2 * experts).view(2, experts)
         placed_ME = torch.bincount(bin_TK[routing.placed_TK], minlength=2 * experts).view(2, experts)
         confidence_T = routing.probs_TE.detach().amax(1)[real_T].double()
         self.assigned_ME += assigned_ME.cpu()

@@ -20,11 +20,12 @@ def test_effective_experts_by_hand():
 
 def step_of(expert: list[int], placed: list[bool]) -> tuple[Routing, Layout]:
     # Two pairs of one patch; captions of 1 and 2 tokens; two rows of padding.
-    layout = Layout.of(2, 1, torch.tensor([1, 2]), torch.device("cpu"), bucket=7)
+    layout = Layout.of(2, 1, torch.tensor([1, 2]), torch.device("cpu"), text_shape=(5, 0))
     probs = torch.full((7, 3), 0.2)
     probs[torch.arange(7), torch.tensor(expert)] = 0.6
     chosen = torch.tensor(expert)[:, None]
-    return Routing(probs.log(), probs.log(), probs, chosen, probs.gather(1, chosen), torch.tensor(placed)[:, None], 0.0), layout
+    fits, asked = torch.tensor(placed)[:, None], layout.real_T[:, None]
+    return Routing(probs.log(), probs.log(), probs, chosen, probs.gather(1, chosen), asked, fits, chosen, None, 0.0), layout
 
 
 def test_meter_counts_by_hand():
@@ -84,6 +85,6 @@ def test_a_token_is_lost_only_if_none_of_its_choices_found_a_place():
     chosen = torch.tensor([[0, 1], [0, 1], [0, 1]])
     probs = torch.full((3, 2), 0.5)
     meter = RoutingMeter()
-    meter.add({1: Routing(probs, probs, probs, chosen, probs, placed, 0.0)}, layout)
+    meter.add({1: Routing(probs, probs, probs, chosen, probs, torch.ones_like(placed), placed, chosen, None, 0.0)}, layout)
     assert meter.summary()["block1/text_placed"] == pytest.approx(3 / 6)
     assert meter.summary()["block1/text_lost"] == pytest.approx(1 / 3)

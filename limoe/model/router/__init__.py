@@ -1,0 +1,24 @@
+"""Routers behind one interface: a new one is a file here and a line in ROUTERS."""
+
+from __future__ import annotations
+
+from limoe.config import MoeParams
+from limoe.model.router.base import Draws, NoiseKey, Router, Routing
+from limoe.model.router.expert_choice import ExpertChoiceRouter
+from limoe.model.router.loss_free import LossFreeRouter
+from limoe.model.router.top_k import TopKRouter
+from limoe.model.router.uniform import UniformRouter
+
+__all__ = ["ROUTERS", "Draws", "NoiseKey", "Router", "Routing", "make_router"]
+
+ROUTERS: dict[str, type[Router]] = {
+    "top-k": TopKRouter,
+    "expert-choice": ExpertChoiceRouter,
+    "loss-free": LossFreeRouter,
+    "uniform": UniformRouter,
+}
+
+
+def make_router(width: int, moe: MoeParams, layer: int) -> Router:
+    """The router that `moe.router` names, for the sparse block with this index."""
+    return ROUTERS[moe.router](width, moe, layer)
