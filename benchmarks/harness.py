@@ -39,7 +39,7 @@ class Row:
 
     median, quartiles (first, third): of `n` samples, in `unit`. work: how much it did for that, relative or in tokens.
     ratio: (median / work) over the base's; ratio_quartiles: of the ratios within each round. bar: what the ratio must not exceed.
-    met: whether it does not; with `noise`, whether the first quartile of the rounds' ratios does not ("within the noise").
+    met: whether it does not; with `noise`, it is enough that the first quartile of the rounds' ratios does not.
     """
 
     case: str
@@ -110,7 +110,7 @@ def compare(
                 ratio_quartiles=spread,
                 bar=bar,
                 noise=noise,
-                met=None if bar is None else (spread[0] if noise else ratio) <= bar,
+                met=None if bar is None else (min(ratio, spread[0]) if noise else ratio) <= bar,
                 note=notes.get(name, ""),
             )
         )
@@ -126,11 +126,11 @@ class Bench:
     warmup: int = 2
     label: str = field(default="", compare=False)
 
-    def interleave(self, subjects: Sequence[Subject], repeats: int | None = None) -> Samples:
-        """Seconds of each subject in each round: A B C A B C ..., after rounds of warm-up."""
+    def interleave(self, subjects: Sequence[Subject], most: int | None = None) -> Samples:
+        """Seconds of each subject in each round: A B C A B C ..., after rounds of warm-up; `most` rounds at most."""
         from rich.progress import Progress
 
-        rounds = self.repeats if repeats is None else repeats
+        rounds = self.repeats if most is None else min(most, self.repeats)
         samples: Samples = {subject.name: [] for subject in subjects}
         with Progress(transient=True) as bar:
             bar.disable = not bar.console.is_terminal
@@ -163,7 +163,7 @@ def as_in_training(threads: int, device: torch.device) -> None:
     """The switches that the `train` stage sets: threads, deterministic algorithms, no filling of uninitialised memory."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(0)
 
 
