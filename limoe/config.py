@@ -205,10 +205,20 @@ class MoeParams(Section):
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """(tau_text, tau_image) in nats; by default the paper's log 9 and log 20 at E = 32, scaled to E."""
+        """(tau_text, tau_image) in nats; by default the paper's log 9 and log 20 at E = 32, scaled to E.
+
+        ValueError for `balance`, which `suggested` must have replaced.
+        """
         text = math.log(math.ceil(9 * self.experts / 32)) if self.tau_text is None else self.tau_text
         image = math.log(math.ceil(20 * self.experts / 32)) if self.tau_image is None else self.tau_image
+        if text == "balance" or image == "balance":
+            raise ValueError("moe.tau_text and moe.tau_image must be numbers here: balance has not been looked up")
         return text, image
+
+    def suggested(self, tau_text: float, tau_image: float) -> MoeParams:
+        """With these thresholds wherever `balance` is asked for."""
+        asked = {"tau_text": (self.tau_text, tau_text), "tau_image": (self.tau_image, tau_image)}
+        return self.model_copy(update={name: tau for name, (value, tau) in asked.items() if value == "balance"})
 
 
 class ClipParams(Section):

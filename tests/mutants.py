@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOSSES, ROUTER, LOOP = "tests/losses/test_routing_losses.py", "tests/model/test_router.py", "tests/train/test_loop.py"
+LOSSES, AUXILIARY = "tests/losses/test_routing_losses.py", "tests/losses/test_auxiliary.py"
+ROUTER, LOOP = "tests/model/test_router.py", "tests/train/test_loop.py"
 
 
 @dataclass(frozen=True)
@@ -33,22 +34,22 @@ MUTANTS = (
     Mutant(
         "global loss as relu(tau + H)",
         "limoe/losses/routing.py",
-        "(tau - entropy(marginal_GE)).clamp(min=0)",
-        "(tau + entropy(marginal_GE)).clamp(min=0)",
+        "(tau - entropy(_mean(probs_TE, weight_GT))).clamp(min=0)",
+        "(tau + entropy(_mean(probs_TE, weight_GT))).clamp(min=0)",
         LOSSES,
     ),
     Mutant(
         "global loss as +H",
         "limoe/losses/routing.py",
-        "(tau - entropy(marginal_GE)).clamp(min=0)",
-        "entropy(marginal_GE)",
+        "(tau - entropy(_mean(probs_TE, weight_GT))).clamp(min=0)",
+        "entropy(_mean(probs_TE, weight_GT))",
         LOSSES,
     ),
     Mutant(
         "global loss as a target instead of a floor",
         "limoe/losses/routing.py",
-        "(tau - entropy(marginal_GE)).clamp(min=0)",
-        "tau - entropy(marginal_GE)",
+        "(tau - entropy(_mean(probs_TE, weight_GT))).clamp(min=0)",
+        "tau - entropy(_mean(probs_TE, weight_GT))",
         LOSSES,
     ),
     Mutant(
@@ -61,16 +62,37 @@ MUTANTS = (
     Mutant(
         "marginal entropy over a tiny batch",
         "limoe/losses/routing.py",
-        "return shortfall_G[present_G].mean() if present_G.any() else probs_TE.sum() * 0.0",
-        "return (tau - entropy(probs_TE)).clamp(min=0)[(weight_GT > 0).any(0)].mean()",
+        "shortfall_G = (tau - entropy(_mean(probs_TE, weight_GT))).clamp(min=0)",
+        "shortfall_G = _mean((tau - entropy(probs_TE)).clamp(min=0)[:, None], weight_GT)[:, 0]",
         LOSSES,
     ),
     Mutant(
         "auxiliary loss counted once a group instead of averaged",
         "limoe/losses/auxiliary.py",
-        "return moe.aux_coefficient * layers * average, means",
-        "return moe.aux_coefficient * layers * average * layout.groups, means",
+        "return 1 / layout.groups",
+        "return 1.0",
         LOSSES,
+    ),
+    Mutant(
+        "auxiliary loss counted once per micro-batch",
+        "limoe/losses/auxiliary.py",
+        "return ranks / total_groups",
+        "return ranks / layout.groups",
+        AUXILIARY,
+    ),
+    Mutant(
+        "auxiliary loss counted once per rank",
+        "limoe/losses/auxiliary.py",
+        "return ranks / total_groups",
+        "return ranks * ranks / total_groups",
+        AUXILIARY,
+    ),
+    Mutant(
+        "fixed weights averaged all the same",
+        "limoe/losses/auxiliary.py",
+        'len(active) if moe.aux_rule == "average" else 1',
+        "len(active)",
+        AUXILIARY,
     ),
     Mutant(
         "auxiliary loss of nested modules never added",
@@ -84,7 +106,7 @@ MUTANTS = (
         "limoe/losses/auxiliary.py",
         "for routing in routings.values()]",
         "for routing in list(routings.values())[:1]]",
-        LOSSES,
+        AUXILIARY,
     ),
     Mutant("reversed BPR", "limoe/model/router.py", "descending=True", "descending=False", ROUTER),
     Mutant(
@@ -129,7 +151,7 @@ def killed_by(mutant: Mutant | None) -> str:
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("params.yaml", "pyproject.toml"):
             shutil.copy(ROOT / name, copy / name)
-        tests = [LOSSES, ROUTER, LOOP] if mutant is None else [mutant.tests]
+        tests = [LOSSES, AUXILIARY, ROUTER, LOOP] if mutant is None else [mutant.tests]
         if mutant is not None:
             text = (copy / mutant.file).read_text(encoding="utf-8")
             if text.count(mutant.old) != 1:

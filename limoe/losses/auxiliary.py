@@ -1,7 +1,11 @@
 """The auxiliary loss of a whole model: every active term, for every sparse layer, under one coefficient.
 
-total = c * sum_i w_i L_i / n_active (LIMoE): the *average* of the active terms, so that switching one off raises the others'
-share. Terms of weight 0 are not computed. Axes: T rows of the stream, G routing groups.
+total = c * sum_i w_i L_i / n (LIMoE). `moe.aux_rule`: with `average` n is the number of active terms, so that switching one off
+raises the others' share (the paper); with `fixed` n is 1 and each term keeps its own. Terms of weight 0 are not computed.
+`moe.layers`: L_i is the mean over the sparse layers or their sum. Axes: T rows of the stream, G routing groups.
+
+A term has a value for each routing group and is averaged over the groups of the whole batch. So a micro-batch, or a rank, gives
+the share that its own groups have in that average, and the shares add up to what the whole batch at once would have given.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ def group_weights(layout: Layout, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def layer_terms(routing: Routing, weights: dict[str, Tensor], moe: MoeParams) -> dict[str, Tensor]:
-    """The active terms of one layer, unweighted."""
+    """The active terms of one layer, unweighted: float (G,), a value a group."""
     tau_text, tau_image = moe.thresholds
     compute = {
         "importance": lambda: terms.importance(routing.probs_TE, weights["all"]),
@@ -41,16 +45,37 @@ def layer_terms(routing: Routing, weights: dict[str, Tensor], moe: MoeParams) ->
     return {name: compute[name]() for name in moe.aux_weights.active()}
 
 
-def auxiliary_loss(routings: dict[int, Routing], layout: Layout, moe: MoeParams) -> tuple[Tensor, dict[str, Tensor]]:
-    """(the weighted loss to add to the objective, each active term's mean over the layers for the report)."""
+def group_share(layout: Layout, moe: MoeParams, total_groups: int | None, ranks: int) -> float:
+    """What one group's value counts for. ValueError if a part of a batch is no whole number of routing groups."""
+    if total_groups is None:
+        return 1 / layout.groups
+    if layout.images % moe.group_pairs:
+        raise ValueError(
+            f"a micro-batch ({layout.images} pairs) must be a multiple of the routing group ({moe.group_pairs} pairs)"
+        )
+    return ranks / total_groups
+
+
+def auxiliary_loss(
+    routings: dict[int, Routing], layout: Layout, moe: MoeParams, total_groups: int | None = None, ranks: int = 1
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(the weighted loss to add to the objective, each active term's mean over the layers for the report).
+
+    total_groups: routing groups of the whole batch, over all micro-batches and ranks; None if `layout` is all of it. ranks: over
+    how many of them gradients (and reports) will be *averaged*, as DistributedDataParallel does; 1 if they are summed. Over a
+    rank's micro-batches both are summed. Value, gradient and reports then equal those of the whole batch. The router's noise
+    must be keyed likewise (NoiseKey.first_group).
+    """
     any_routing = next(iter(routings.values()))
     active = moe.aux_weights.active()
     if not active or moe.aux_coefficient == 0:
         return any_routing.probs_TE.new_zeros(()), {}
+    share = group_share(layout, moe, total_groups, ranks)
     with torch.autocast(any_routing.probs_TE.device.type, enabled=False):
         weights = group_weights(layout, any_routing.probs_TE.dtype)
         by_layer = [layer_terms(routing, weights, moe) for routing in routings.values()]
-        means = {name: torch.stack([layer[name] for layer in by_layer]).mean() for name in active}
-        average = torch.stack([active[name] * means[name] for name in active]).sum() / len(active)
+        means = {name: torch.stack([layer[name] for layer in by_layer]).mean(0).sum() * share for name in active}
+        total = torch.stack([active[name] * means[name] for name in active]).sum()
         layers = len(by_layer) if moe.layers == "sum" else 1
-        return moe.aux_coefficient * layers * average, means
+        divisor = len(active) if moe.aux_rule == "average" else 1
+        return moe.aux_coefficient * layers * total / divisor, means

@@ -3,7 +3,11 @@
 Axes: T rows of the stream, E experts, G routing groups.
 
 Each term is a pure function of router tensors and of weight_GT: 1 where row t counts in group g, else 0. Groups, modalities and
-padding are all said by that weight. Terms are computed per group and averaged over the groups; entropies are in nats.
+padding are all said by that weight. Each returns loss_G, a value a group; `losses.auxiliary` averages them over the groups of the
+whole batch. Entropies are in nats.
+
+A group without a row that counts has nothing to say: it gives 0, and yet is one of the groups that are averaged over, so that
+what a group counts for depends on no other group. (In training it does not occur: every pair has both modalities.)
 """
 
 from __future__ import annotations
@@ -13,16 +17,14 @@ from torch import Tensor
 
 
 def _squared_variation(x_GE: Tensor) -> Tensor:
-    """(std / mean)^2 over the experts, population std, averaged over the groups."""
+    """(G,): (std / mean)^2 over the experts, population std; 0 where all are 0."""
     variance_G: Tensor = x_GE.var(1, correction=0)
-    return torch.mean(variance_G / x_GE.mean(1).square())
+    return variance_G / x_GE.mean(1).square().clamp(min=torch.finfo(x_GE.dtype).tiny)
 
 
-def _group_mean(x_T: Tensor, weight_GT: Tensor) -> Tensor:
-    """Mean of x over each group's rows, averaged over the groups that have any."""
-    count_G = weight_GT.sum(1)
-    present_G = count_G > 0
-    return ((weight_GT @ x_T) / count_G.clamp(min=1))[present_G].mean() if present_G.any() else x_T.sum() * 0.0
+def _mean(x_TN: Tensor, weight_GT: Tensor) -> Tensor:
+    """(G, N): mean of x over each group's rows, 0 for a group that has none."""
+    return (weight_GT @ x_TN) / weight_GT.sum(1, keepdim=True).clamp(min=1)
 
 
 def entropy(probs_TE: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ def importance(probs_TE: Tensor, weight_GT: Tensor) -> Tensor:
     Sums (1.5, 0.5) have mean 1 and variance 0.25:
 
     >>> importance(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.ones(1, 2))
-    tensor(0.2500)
+    tensor([0.2500])
     """
     return _squared_variation(weight_GT @ probs_TE)
 
@@ -56,7 +58,7 @@ def load(logits_TE: Tensor, noisy_TE: Tensor, weight_GT: Tensor, k: int, sigma: 
         raise ValueError("the load loss needs router noise (sigma > 0)")
     threshold_T1 = noisy_TE.topk(k, dim=1).values[:, -1:]
     chance_TE = torch.special.ndtr((logits_TE - threshold_T1) / sigma)
-    return _squared_variation((weight_GT @ chance_TE) / weight_GT.sum(1, keepdim=True))
+    return _squared_variation(_mean(chance_TE, weight_GT))
 
 
 def z_loss(logits_TE: Tensor, weight_GT: Tensor) -> Tensor:
@@ -65,12 +67,12 @@ def z_loss(logits_TE: Tensor, weight_GT: Tensor) -> Tensor:
     >>> z_loss(torch.zeros(3, 2), torch.ones(1, 3)).item() == torch.log(torch.tensor(2.0)).square().item()
     True
     """
-    return _group_mean(torch.logsumexp(logits_TE, 1).square(), weight_GT)
+    return _mean(torch.logsumexp(logits_TE, 1, keepdim=True).square(), weight_GT)[:, 0]
 
 
 def local_entropy(probs_TE: Tensor, weight_GT: Tensor) -> Tensor:
     """mean_x H(p(.|x)) over the rows of one modality: low where tokens are confident."""
-    return _group_mean(entropy(probs_TE), weight_GT)
+    return _mean(entropy(probs_TE)[:, None], weight_GT)[:, 0]
 
 
 def global_entropy(probs_TE: Tensor, weight_GT: Tensor, tau: float) -> Tensor:
@@ -79,10 +81,7 @@ def global_entropy(probs_TE: Tensor, weight_GT: Tensor, tau: float) -> Tensor:
     All rows on one expert have marginal entropy 0, so the loss is tau:
 
     >>> global_entropy(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.ones(1, 2), 0.5)
-    tensor(0.5000)
+    tensor([0.5000])
     """
-    count_G = weight_GT.sum(1)
-    present_G = count_G > 0
-    marginal_GE = (weight_GT @ probs_TE) / count_G.clamp(min=1)[:, None]
-    shortfall_G = (tau - entropy(marginal_GE)).clamp(min=0)
-    return shortfall_G[present_G].mean() if present_G.any() else probs_TE.sum() * 0.0
+    shortfall_G = (tau - entropy(_mean(probs_TE, weight_GT))).clamp(min=0)
+    return shortfall_G * (weight_GT.sum(1) > 0)
