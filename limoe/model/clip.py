@@ -45,7 +45,14 @@ class Clip(nn.Module):
     """open_clip's CLIP behind the interface of `limoe.model.limoe.Limoe`."""
 
     def __init__(
-        self, tower: TowerParams, clip: ClipParams, text_width: int, vocab_size: int, eos_id: int, init_scale: float = 10.0
+        self,
+        tower: TowerParams,
+        clip: ClipParams,
+        text_width: int,
+        vocab_size: int,
+        eos_id: int,
+        init_scale: float = 10.0,
+        init_bias: float | None = None,
     ) -> None:
         from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -70,12 +77,18 @@ class Clip(nn.Module):
             eos_id=eos_id,
             pad_id=PAD_ID,
         )
-        self.clip = CLIP(tower.embed_dim, vision_cfg, text_cfg, init_logit_scale=math.log(init_scale))
+        scale = math.log(init_scale)
+        self.clip = CLIP(tower.embed_dim, vision_cfg, text_cfg, init_logit_scale=scale, init_logit_bias=init_bias)
 
     @property
     def logit_scale(self) -> nn.Parameter:
         """Log of the learned factor on the cosines."""
         return cast(nn.Parameter, self.clip.logit_scale)
+
+    @property
+    def logit_bias(self) -> nn.Parameter | None:
+        """The learned bias on all logits of the sigmoid loss; None for any other."""
+        return cast(nn.Parameter | None, self.clip.logit_bias)
 
     def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:  # noqa: ARG002 (the task's contract)
         """Embed a batch of pairs; there is no router, so `noise` is not looked at."""

@@ -23,7 +23,8 @@ from limoe.paramsfile import explain
 class ModelConfig(Section):
     """All that is needed to build the model that a checkpoint belongs to.
 
-    moe is given for kind `limoe` alone, clip and text_width (channels of the text tower) for kind `clip` alone.
+    moe is given for kind `limoe` alone, clip and text_width (channels of the text tower) for kind `clip` alone, init_bias for
+    the sigmoid loss alone.
     """
 
     version: Literal[1] = 1
@@ -35,6 +36,7 @@ class ModelConfig(Section):
     vocab_size: int
     eos_id: int
     init_scale: float
+    init_bias: float | None = None
 
 
 Model = Limoe | Clip  # what a task trains and an evaluator runs
@@ -45,11 +47,12 @@ def build_model(config: ModelConfig) -> Model:
     if config.kind == "clip":
         if config.clip is None or config.text_width is None:
             raise UserError("a model config of kind clip needs clip and text_width")
-        return Clip(config.tower, config.clip, config.text_width, config.vocab_size, config.eos_id, config.init_scale)
+        sizes = (config.text_width, config.vocab_size, config.eos_id)
+        return Clip(config.tower, config.clip, *sizes, config.init_scale, config.init_bias)
     moe = config.moe if config.kind == "limoe" else None
     if config.kind == "limoe" and moe is None:
         raise UserError("a model config of kind limoe needs moe")
-    return Limoe(config.tower, moe, config.vocab_size, config.init_scale)
+    return Limoe(config.tower, moe, config.vocab_size, config.init_scale, init_bias=config.init_bias)
 
 
 def save_model(folder: Path, config: ModelConfig, model: nn.Module, tokenizer: Path, preprocess: dict[str, Any]) -> None:

@@ -36,10 +36,17 @@ class Limoe(nn.Module):
     """The tower, a linear projection for each modality, and the learned temperature (stored as the log of the logit scale).
 
     moe: None for the dense tower. bucket: a batch's text is padded to a multiple of so many tokens, which changes no result.
+    init_bias: where the learned `logit_bias` on all logits starts; None, and no such parameter, unless the loss is sigmoid.
     """
 
     def __init__(
-        self, tower: TowerParams, moe: MoeParams | None, vocab_size: int, init_scale: float = 10.0, bucket: int = 1
+        self,
+        tower: TowerParams,
+        moe: MoeParams | None,
+        vocab_size: int,
+        init_scale: float = 10.0,
+        bucket: int = 1,
+        init_bias: float | None = None,
     ) -> None:
         super().__init__()
         self.tower = tower
@@ -53,6 +60,7 @@ class Limoe(nn.Module):
         self.image_projection = nn.Linear(tower.width, tower.embed_dim, bias=False)
         self.text_projection = nn.Linear(tower.width, tower.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(init_scale)))
+        self.logit_bias = None if init_bias is None else nn.Parameter(torch.tensor(init_bias))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

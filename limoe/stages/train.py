@@ -67,7 +67,7 @@ def _fit(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs 10%, and nothing reads it
     torch.manual_seed(train.seed)
     model = build_model(config).to(device)
-    task = ContrastiveTask(model, config.moe, train.seed, pick_precision(train.precision, device))
+    task = ContrastiveTask(model, config.moe, train, pick_precision(train.precision, device))
     loader = PairLoader(prepared, params.model.tower, train, params.machine)
     try:
         with Progress(name, train) as progress:

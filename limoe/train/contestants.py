@@ -35,7 +35,7 @@ def caption_lengths(prepared: Prepared, train: TrainParams, tower: TowerParams) 
 
 def model_config(params: Params, contestant: Contestant, prepared: Prepared, lengths: list[int]) -> ModelConfig:
     """The contestant's architecture; CLIP's text tower is matched to the dense tower's FLOPs a pair at these caption lengths."""
-    model = params.model
+    model, train = params.model, params.train_for(contestant)
     width = matched_text_width(model.tower, model.clip, tower_flops(model.tower, lengths)) if contestant == "clip" else None
     return ModelConfig(
         kind=contestant,
@@ -45,7 +45,8 @@ def model_config(params: Params, contestant: Contestant, prepared: Prepared, len
         text_width=width,
         vocab_size=prepared.tokenizer.vocab_size,
         eos_id=prepared.tokenizer.eos_id,
-        init_scale=params.train_for(contestant).init_scale,
+        init_scale=train.init_scale,
+        init_bias=train.init_bias if train.loss == "sigmoid" else None,
     )
 
 

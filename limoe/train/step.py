@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limoe.config import MoeParams
+from limoe.config import MoeParams, TrainParams
 from limoe.losses.auxiliary import auxiliary_loss
-from limoe.losses.contrastive import softmax_contrastive
+from limoe.losses.chunked import sigmoid_chunked, softmax_chunked
+from limoe.losses.contrastive import equal_captions, sigmoid_contrastive, softmax_contrastive
 from limoe.model.io import Model
 from limoe.model.limoe import Output
 from limoe.model.router import NoiseKey
@@ -32,21 +33,30 @@ class Objective:
 
 @dataclass(frozen=True)
 class ContrastiveTask:
-    """Contrastive training of any model of our protocol, with the auxiliary losses if it routes. precision: of the tower."""
+    """Contrastive training of any model of our protocol, with the auxiliary losses if it routes.
+
+    train: names the seed of the router noise, and the contrastive loss; for the sigmoid loss the model needs a `logit_bias`
+    (ValueError). precision: of the tower.
+    """
 
     model: Model
     moe: MoeParams | None
-    seed: int
+    train: TrainParams
     precision: torch.dtype
+
+    def __post_init__(self) -> None:
+        if self.train.loss == "sigmoid" and self.model.logit_bias is None:
+            raise ValueError("train.loss = sigmoid needs a model with a logit_bias: build it with init_bias")
 
     def __call__(self, batch: PairBatch, step: int) -> Objective:
         """The objective of one batch at this step (which names the router noise)."""
         device = batch.images_BCHW.device.type
         with torch.autocast(device, self.precision, enabled=self.precision != torch.float32):
-            output: Output = self.model(batch, NoiseKey(self.seed, step))
-        scale = self.model.logit_scale.exp()
-        terms = {"contrastive": softmax_contrastive(output.image_BV, output.text_BV, scale)}
-        report = {"logit_scale": scale.detach()}
+            output: Output = self.model(batch, NoiseKey(self.train.seed, step))
+        terms = {"contrastive": self.contrastive(output, batch)}
+        report = {"logit_scale": self.model.logit_scale.detach().exp()}
+        if self.model.logit_bias is not None:
+            report["logit_bias"] = self.model.logit_bias.detach()
         if output.routings:
             assert self.moe is not None
             assert output.layout is not None
@@ -54,3 +64,14 @@ class ContrastiveTask:
             terms["auxiliary"] = auxiliary
             report |= {f"aux/{name}": value.detach() for name, value in each.items()}
         return Objective(terms, report, output)
+
+    def contrastive(self, output: Output, batch: PairBatch) -> Tensor:
+        """The loss that `train` names: the plain one where the batch is one chunk, else the equal one in chunks."""
+        pair = (output.image_BV, output.text_BV, self.model.logit_scale.exp())
+        group_B = equal_captions(batch.ids_N, batch.lengths_B) if self.train.positives == "equal-captions" else None
+        chunk, bias = self.train.loss_chunk, self.model.logit_bias
+        whole = len(output.image_BV) <= chunk
+        if self.train.loss == "softmax":
+            return softmax_contrastive(*pair, group_B) if whole else softmax_chunked(*pair, chunk, group_B)
+        assert bias is not None
+        return sigmoid_contrastive(*pair, bias, group_B) if whole else sigmoid_chunked(*pair, bias, chunk, group_B)

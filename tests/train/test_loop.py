@@ -49,7 +49,7 @@ def trainer(folder, kind="limoe", loader=None, rows=None, **changes) -> Trainer:
     params = moe() if kind == "limoe" else None
     model = Limoe(tower(), params, VOCAB)
     train = type(PARAMS.train).model_validate(PARAMS.train.model_dump() | RECIPE | changes)
-    task = ContrastiveTask(model, params, seed=0, precision=torch.float32)
+    task = ContrastiveTask(model, params, train, precision=torch.float32)
     handed = [] if rows is None else rows
     return Trainer(task, loader or Batches(), train, folder, lambda row: None, handed.extend).resume()
 
