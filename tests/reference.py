@@ -64,3 +64,29 @@ def contrastive(images, texts, scale):
     rows = sum(-math.log(softmax(logits[i])[i]) for i in range(n)) / n
     columns = sum(-math.log(softmax([logits[j][i] for j in range(n)])[i]) for i in range(n)) / n
     return (rows + columns) / 2
+
+
+def cosines(images, texts):
+    """Products of every picture with every text, as lists."""
+    return [[sum(a * b for a, b in zip(i, t, strict=True)) for t in texts] for i in images]
+
+
+def contrastive_with_groups(images, texts, scale, groups):
+    """Softmax both ways, where the target of a row is spread evenly over the pairs of its group."""
+    logits = [[scale * x for x in row] for row in cosines(images, texts)]
+    n, total = len(logits), 0.0
+    for i in range(n):
+        positives = [j for j in range(n) if groups[j] == groups[i]]
+        row, column = softmax(logits[i]), softmax([logits[j][i] for j in range(n)])
+        total -= sum(math.log(row[j]) + math.log(column[j]) for j in positives) / len(positives)
+    return total / (2 * n)
+
+
+def sigmoid_contrastive(images, texts, scale, bias, groups):
+    """-1/B sum_ij log sigmoid(z_ij (scale * cosine + bias)), z = 1 within a group and -1 outside."""
+    total = 0.0
+    for i, row in enumerate(cosines(images, texts)):
+        for j, x in enumerate(row):
+            sign = 1 if groups[i] == groups[j] else -1
+            total += math.log1p(math.exp(-sign * (scale * x + bias)))
+    return total / len(images)
