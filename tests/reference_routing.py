@@ -53,7 +53,7 @@ def place(choices, gates, groups, k, capacity_factor, experts, priority, modalit
     choices[t]: experts of token t, best first. gates[t]: its largest gate. groups[t]: its routing group, None for a padding row.
     modality[t] and shuffle[t], a rank, are only looked at by the orders that need them.
     """
-    placed = [[False] * k for _ in choices]
+    placed = [[False] * len(row) for row in choices]
     for tokens in members(groups).values():
         room = capacity(len(tokens), k, capacity_factor, experts)
         used = [0] * experts
@@ -161,22 +161,24 @@ def gates_of(choices, probs, rules):
     return [[g / sum(row) for g in row] for row in gates] if rules.renormalise else gates
 
 
-def placed_of(choices, gates, groups, modality, rules, experts, shuffle=None):
-    """Which choices find a place: all but those of padding rows where nothing is bounded."""
+def placed_of(choices, probs, groups, modality, rules, shuffle=None):
+    """Which choices find a place: all but those of padding rows where nothing is bounded.
+
+    The priority of BPR is the largest probability (V-MoE, arXiv 2106.05974, section 4.1), whatever the gates are scaled to.
+    """
     if not rules.training or rules.router == "expert-choice":
         return [[group is not None] * len(chosen) for chosen, group in zip(choices, groups, strict=True)]
-    largest = [max(row, default=0.0) for row in gates]
+    largest = [max((row[e] for e in chosen), default=0.0) for chosen, row in zip(choices, probs, strict=True)]
     priority = "first-come" if rules.router == "uniform" else rules.priority
-    return place(choices, largest, groups, rules.k, rules.capacity_factor, experts, priority, modality, shuffle)
+    return place(choices, largest, groups, rules.k, rules.capacity_factor, len(probs[0]), priority, modality, shuffle)
 
 
 def moe_layer(x_TD, router_ED, noise_TE, groups, modality, rules, state_ME, weights, shuffle=None):
     """The whole sparse layer, router included; weights: w1, b1, w2, b2, stacked over experts."""
     probs = [softmax(row) for row in x_TD @ router_ED.T + noise_TE]
     choices = choose(probs, groups, modality, rules, state_ME)
-    gates = gates_of(choices, probs, rules)
-    placed = placed_of(choices, gates, groups, modality, rules, len(router_ED), shuffle)
-    return moe(x_TD, choices, gates, placed, *weights)
+    placed = placed_of(choices, probs, groups, modality, rules, shuffle)
+    return moe(x_TD, choices, gates_of(choices, probs, rules), placed, *weights)
 
 
 def gelu(x):
