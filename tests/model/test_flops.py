@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from modelkit import EOS, PARAMS, VOCAB, batch, moe, tower
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,16 +27,57 @@ def equal_lengths(length: int) -> PairBatch:
     return PairBatch(pairs.images_BCHW, torch.full((6 * length,), EOS), torch.full((6,), length), pairs.keys)
 
 
-@pytest.mark.parametrize("kind", ["limoe", "dense"])
-def test_tower_equals_torchs_counter(kind):
-    sparse = moe() if kind == "limoe" else None
-    model = Limoe(tower(), sparse, VOCAB).eval()
-    assert counted(model, equal_lengths(5)) == tower_flops(tower(), [5], sparse)
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"depth": 5, "width": 24, "heads": 3, "embed_dim": 40},
+        {"depth": 2, "mlp_ratio": 1.5, "image_size": 16, "patch_size": 4},
+        {"depth": 3, "mlp_ratio": 3, "patch_size": 16},
+    ],
+)
+def test_a_dense_tower_equals_torchs_counter(shape, length):
+    assert counted(Limoe(tower(**shape), None, VOCAB).eval(), equal_lengths(length)) == tower_flops(tower(**shape), [length])
 
 
-def test_k_experts_cost_k_mlps():
-    model = Limoe(tower(), moe(k=2), VOCAB).eval()
-    assert counted(model, equal_lengths(3)) == tower_flops(tower(), [3], moe(k=2))
+placements = st.integers(2, 5).flatmap(
+    lambda depth: st.tuples(
+        st.just(depth),
+        st.just("every-second")
+        | st.integers(1, depth).map("last-{}".format)
+        | st.sets(st.integers(0, depth - 1), min_size=1).map(tuple),
+    )
+)
+
+
+@settings(max_examples=20)
+@given(
+    placement=placements,
+    experts_and_k=st.integers(2, 9).flatmap(lambda experts: st.tuples(st.just(experts), st.integers(1, experts))),
+    heads=st.sampled_from([1, 2, 4]),
+    mlp_ratio=st.sampled_from([0.5, 2, 4]),
+    length=st.integers(1, 8),
+    router=st.sampled_from(["top-k", "loss-free", "uniform"]),
+)
+def test_a_sparse_tower_equals_torchs_counter(placement, experts_and_k, heads, mlp_ratio, length, router):
+    (depth, blocks), (experts, k) = placement, experts_and_k
+    shape = tower(depth=depth, heads=heads, mlp_ratio=mlp_ratio)
+    sparse = moe(experts=experts, k=k, blocks=blocks, router=router)
+    assert counted(Limoe(shape, sparse, VOCAB).eval(), equal_lengths(length)) == tower_flops(shape, [length], sparse)
+
+
+def test_experts_add_the_same_wherever_they_stand_and_a_multiple_of_k():
+    dense, width, hidden, tokens = tower_flops(tower(), [5]), 16, 64, 4 + 5
+    router, mlp = 2 * width * 4 * tokens, 4 * width * hidden * tokens
+    for blocks, layers in (("every-second", 2), ("last-2", 2), ((0, 1, 2, 3), 4), ((2,), 1)):
+        for k in (1, 2, 3):
+            assert tower_flops(tower(), [5], moe(blocks=blocks, k=k)) == dense + layers * (router + (k - 1) * mlp)
+
+
+def test_blocks_that_the_tower_lacks_have_no_cost():
+    with pytest.raises(ValueError, match="block 4 does not exist"):
+        tower_flops(tower(), [5], moe(blocks=(4,)))
 
 
 def test_clip_equals_torchs_counter():
@@ -54,6 +97,9 @@ def test_active_parameters_by_hand():
     assert total_parameters(model) - active_parameters(model, 1) == 2 * 3 * expert  # two sparse blocks, three idle experts
     dense = Limoe(tower(), None, VOCAB)
     assert active_parameters(model, 1) == total_parameters(dense) + 2 * 4 * 16  # and the two routers
+    assert active_parameters(model, 3) == active_parameters(model, 1) + 2 * 2 * expert
+    named = Limoe(tower(), moe(experts=4, blocks=(0, 2, 3)), VOCAB)
+    assert total_parameters(named) == total_parameters(dense) + 3 * (3 * expert + 4 * 16)
 
 
 def test_default_clip_is_matched_within_five_percent():
