@@ -100,6 +100,27 @@ def doctor(
             raise SystemExit(1)
 
 
+@app.command(rich_help_panel=TOOLS)
+def info(
+    model: Annotated[str | None, typer.Argument(help="A preset, or a file of parameters (*.yaml); all presets without.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pairs that a device holds at a time.")] = None,
+    samples: Annotated[float | None, typer.Option(help="Pairs seen in a whole training: FLOPs and days.")] = None,
+    mfu: Annotated[float | None, typer.Option(help="With --samples: share of the peak that is reached; 0.4.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="With --samples: how many; 1.")] = None,
+    tflops: Annotated[float | None, typer.Option(help="With --samples: one's peak; 989 (H100 SXM, bf16, dense).")] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="As a file for limoe params --overlay.")] = False,
+    debug: Debug = False,
+) -> None:
+    """A model's size, FLOPs, training memory and time, before anything is built."""
+    from limoe.info import show
+
+    with reporting(debug):
+        training = {"samples": samples, "mfu": mfu, "gpus": gpus, "tflops": tflops}
+        _next(show(model, batch, training, tuple(overrides or ()), as_json, as_yaml))
+
+
 @app.command(name="params", rich_help_panel=TOOLS)
 def show_params(
     params: ParamsFile = DEFAULT_PARAMS,
