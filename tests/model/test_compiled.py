@@ -1,0 +1,58 @@
+"""A sparse block under torch.compile: no graph break, the same results, and one graph for captions of any length."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from modelkit import moe, tower
+from torch._dynamo.testing import CompileCounter
+
+from limoe.model.encoder import Block
+from limoe.model.router import NoiseKey
+from limoe.model.tokens import Layout
+
+PAIRS, PATCHES, WIDTH, EXPERTS = 8, 4, 16, 4
+LENGTHS = ([3, 1, 2, 4, 1, 5, 2, 2], [8, 1, 1, 1, 1, 1, 1, 2], [1] * 8, [5, 5, 5, 5, 1, 1, 1, 1])  # 20, 16, 8 and 24 tokens
+
+
+def sparse_block() -> Block:
+    torch.manual_seed(0)
+    return Block(tower(), moe(kernel="slots", group_pairs=4), layer=1).train()
+
+
+def bucketed(number: int) -> tuple[torch.Tensor, Layout]:
+    """A batch of other captions, in a stream of the same shape: 24 text rows, and up to 8 words a caption."""
+    shape = (24, 8)
+    layout = Layout.of(PAIRS, PATCHES, torch.tensor(LENGTHS[number]), torch.device("cpu"), group_pairs=4, text_shape=shape)
+    assert len(layout.real_T) == PAIRS * PATCHES + 24
+    return torch.randn(len(layout.real_T), WIDTH, generator=torch.Generator().manual_seed(number)), layout
+
+
+def results(block: Block, run, number: int) -> list[torch.Tensor]:
+    """Output, decisions, and the gradients of everything that training moves."""
+    x_TD, layout = bucketed(number)
+    x_TD.requires_grad_()
+    block.zero_grad()
+    out_TD, routing = run(x_TD, layout, NoiseKey(0, number).draw(layout, 1, EXPERTS))
+    (out_TD[layout.real_T].square().sum() + routing.probs_TE[layout.real_T].square().sum()).backward()
+    gradients = [x_TD.grad, *(parameter.grad for parameter in block.parameters())]
+    return [out_TD[layout.real_T].detach(), routing.expert_TK, routing.placed_TK, *(g.clone() for g in gradients)]
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_block_has_no_graph_break_and_equals_the_plain_one(backend):
+    torch.compiler.reset()
+    block = sparse_block()
+    compiled = torch.compile(block, backend=backend, fullgraph=True)
+    for number in range(2):
+        for plain, fast in zip(results(block, block, number), results(block, compiled, number), strict=True):
+            torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_captions_of_other_lengths_need_no_other_graph():
+    torch.compiler.reset()
+    block, counter = sparse_block(), CompileCounter()
+    compiled = torch.compile(block, backend=counter, fullgraph=True)
+    for number in range(len(LENGTHS)):
+        results(block, compiled, number)
+    assert counter.frame_count == 1
