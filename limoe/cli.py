@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import os
+import shlex
 import sqlite3
 import sys
 import traceback
@@ -139,6 +141,25 @@ def show_params(
         resolved = Params.load(params, tuple(overrides or ()))
         print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
         _next("dvc repro")
+
+
+@app.command(rich_help_panel=TOOLS)
+def upcycle(
+    dense: Annotated[Path, typer.Argument(help="A dense model's directory, such as runs/train/dense/model.")],
+    out: Annotated[Path, typer.Argument(help="The directory to write.")],
+    params: ParamsFile = DEFAULT_PARAMS,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Make a LIMoE of a trained dense model: experts as model.moe says, and the same embeddings to begin with."""
+    with reporting(debug):
+        resolved, paths = Params.load(params, tuple(overrides or ())), Paths(params.parent)
+        from limoe.data.thresholds import with_thresholds
+        from limoe.model.upcycle import upcycle_directory
+
+        upcycle_directory(dense, out, with_thresholds(resolved, paths).model.moe, resolved.train.seed)
+        begin = f"contestants.limoe.start_from={os.path.relpath(out, paths.root)}"
+        _next(shlex.join(["limoe", "train", "limoe", *(f"--set={one}" for one in (*(overrides or ()), begin))]))
 
 
 @app.command(rich_help_panel=TOOLS)

@@ -175,7 +175,7 @@ class MoeParams(Section):
     bias_scope: Literal["joint", "modality"]
     threshold_decay: float = Field(ge=0, lt=1)
     group_pairs: int = Field(ge=1)
-    kernel: Literal["auto", "loop", "slots", "grouped"]
+    kernel: Literal["auto", "loop", "slots", "streamed", "grouped"]
     aux_coefficient: float = Field(ge=0)
     aux_rule: Literal["average", "fixed"]
     aux_weights: AuxWeights
@@ -243,6 +243,14 @@ class ModelParams(Section):
         return self
 
     @model_validator(mode="after")
+    def _router_learns(self) -> Self:
+        if self.moe.renormalise and self.moe.k == 1 and self.moe.router in ("top-k", "loss-free"):
+            raise ValueError(
+                "moe.renormalise with k = 1 makes every gate 1, from which the router would learn nothing: set k to 2 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _kernel_runs(self) -> Self:
         if self.moe.kernel == "grouped" and (self.tower.width % 8 or self.tower.hidden % 8):
             raise ValueError(
@@ -273,6 +281,7 @@ class TrainParams(Section):
     clip_norm: float = Field(gt=0)
     init_scale: float = Field(ge=1, le=100)
     init_bias: float
+    start_from: str | None
     bucket: int = Field(ge=1)
     crop_scale: float = Field(gt=0, le=1)
     color_jitter: float = Field(ge=0, lt=1)

@@ -118,8 +118,9 @@ def readers(key: str) -> set[str]:
     for name, stage in yaml.safe_load(read(ROOT / "dvc.yaml"))["stages"].items():
         cases = stage.get("foreach", {"": ""})
         for case in cases:
-            item = cases[case] if isinstance(cases, dict) else case
-            named = [param.replace("${key}", case).replace("${item}", item) for param in stage.get("do", stage)["params"]]
+            section = cases[case]["section"] if isinstance(cases, dict) else case
+            wanted = stage.get("do", stage)["params"]
+            named = [param.replace("${key}", case).replace("${item.section}", section) for param in wanted]
             if any(key == param or key.startswith(f"{param}.") or param.startswith(f"{key}.") for param in named):
                 found.add(f"{name}@{case}" if case else name)
     return found

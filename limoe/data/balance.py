@@ -115,7 +115,8 @@ class Scope:
 class BalanceReport:
     """Everything. scopes: a training batch, then each source if there are several. mixture: share of each, their sum 1.
 
-    tau_*: the thresholds in use, in nats. warnings: sentences with figures and what to change.
+    tau_*: the thresholds in use, in nats (the suggested ones where params say `balance`). warnings: sentences with figures and
+    what to change.
     """
 
     scopes: tuple[Scope, ...]
@@ -173,11 +174,12 @@ def analyse(
         if split in SELECTION_SPLITS
     ]
     vocabulary = Vocabulary.of(train, tokenizer)
+    moe = model.moe.suggested(scopes[0].routing.tau_text, scopes[0].routing.tau_image)
     found = [
         *caption_warnings(scopes, vocabulary, validation, length),
-        *routing_warnings(scopes[0].routing, model.moe, balance.target_placed),
+        *routing_warnings(scopes[0].routing, moe, balance.target_placed),
     ]
-    return BalanceReport(tuple(scopes), shares, vocabulary, tuple(validation), length, *model.moe.thresholds, tuple(found))
+    return BalanceReport(tuple(scopes), shares, vocabulary, tuple(validation), length, *moe.thresholds, tuple(found))
 
 
 def caption_warnings(

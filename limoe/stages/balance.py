@@ -1,4 +1,7 @@
-"""Stage 2: data/prepared -> runs/balance (balance.json for DVC, report.json with everything, two PNG plots, balance.html)."""
+"""Stage 2: data/prepared -> runs/balance.
+
+balance.json for DVC, thresholds.json for training, report.json with everything, two PNG plots, balance.html.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from limoe.config import Params, Paths
 from limoe.data.balance import analyse
 from limoe.data.prepared import Prepared
+from limoe.data.thresholds import FILE, suggestion
 from limoe.files import atomic_directory, write_bytes, write_json, write_text
 from limoe.report.balance import document
 from limoe.report.balance_summary import print_summary
@@ -18,9 +22,12 @@ from limoe.report.stills import caption_lengths, tokens
 def run(params: Params, paths: Paths) -> None:
     """Analyse the training and validation splits, write what came of it and print its summary."""
     start = time.perf_counter()
-    report = analyse(Prepared(paths.prepared), params.model, params.balance, params.train.mixture, bar)
+    prepared = Prepared(paths.prepared)
+    report = analyse(prepared, params.model, params.balance, params.train.mixture, bar)
+    routing = report.scopes[0].routing
     with atomic_directory(paths.balance) as folder:
         write_json(folder / "balance.json", report.metrics())
+        write_json(folder / FILE, suggestion(routing.tau_text, routing.tau_image, params, prepared.hash))
         write_json(folder / "report.json", report.to_dict())
         write_bytes(folder / "caption_lengths.png", caption_lengths(report))
         write_bytes(folder / "tokens.png", tokens(report))

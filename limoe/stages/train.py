@@ -15,6 +15,7 @@ import torch
 from limoe.config import Contestant, Params, Paths, TrainParams, fingerprint
 from limoe.data.loader import PairLoader
 from limoe.data.prepared import TOKENIZER, Prepared
+from limoe.data.thresholds import with_thresholds
 from limoe.data.transforms import Preprocess
 from limoe.dist import pick_device, pick_precision
 from limoe.files import atomic_directory, exclusive_lock, write_json, write_text
@@ -25,6 +26,7 @@ from limoe.train.contestants import caption_lengths, cost, model_config
 from limoe.train.loop import Trainer
 from limoe.train.outcome import final_metrics, timing, write_journals
 from limoe.train.progress import Progress
+from limoe.train.start import Start
 from limoe.train.step import ContrastiveTask
 
 RUN_ID = "run_id"  # in the work folder: the MLflow run that a resumed training goes on with
@@ -35,17 +37,23 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
     parent = os.getppid()
     prepared = Prepared(paths.prepared)
     train = params.train_for(contestant)
+    if contestant == "limoe":
+        params = with_thresholds(params, paths)
     lengths = caption_lengths(prepared, train, params.model.tower)
     config = model_config(params, contestant, prepared, lengths)
-    name = fingerprint(config=config, train=train, data=prepared.hash, code=code_hash(__name__))
+    start = None
+    if train.start_from is not None:
+        start = Start.of(paths.root / train.start_from, config, prepared.root / TOKENIZER)
+    begun = start.hash if start else None
+    name = fingerprint(config=config, train=train, data=prepared.hash, code=code_hash(__name__), start=begun)
     with exclusive_lock(paths.work(f"train-{contestant}.lock"), f"training {contestant}"):
         folder = paths.work(f"train-{contestant}-{name}")
         _discard_others(folder, contestant)
         resolved: dict[str, Any] = {"model": config.model_dump(mode="json"), "train": train.model_dump(mode="json")}
-        resolved["data"] = prepared.hash
+        resolved |= {"data": prepared.hash} | ({"start": begun} if begun else {})
         with _tracked(params, paths, contestant, folder) as tracker:
             _describe(tracker, contestant, resolved, folder, paths.prepared)
-            trainer = _fit(params, config, train, prepared, folder, contestant, tracker)
+            trainer = _fit(params, config, start, train, prepared, folder, contestant, tracker)
             with atomic_directory(paths.train(contestant)) as out:
                 preprocess = Preprocess(config.tower.image_size).to_dict()
                 save_model(out / "model", config, trainer.model, prepared.root / TOKENIZER, preprocess)
@@ -59,14 +67,24 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
 
 
 def _fit(
-    params: Params, config: ModelConfig, train: TrainParams, prepared: Prepared, folder: Path, name: str, tracker: Tracker
+    params: Params,
+    config: ModelConfig,
+    start: Start | None,
+    train: TrainParams,
+    prepared: Prepared,
+    folder: Path,
+    name: str,
+    tracker: Tracker,
 ) -> Trainer:
     device = pick_device(params.machine.device)
     torch.set_num_threads(train.threads)
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs 10%, and nothing reads it
     torch.manual_seed(train.seed)
-    model = build_model(config).to(device)
+    model = build_model(config)
+    if start is not None:
+        start.load_into(model)
+    model = model.to(device)
     task = ContrastiveTask(model, config.moe, train, pick_precision(train.precision, device))
     loader = PairLoader(prepared, params.model.tower, train, params.machine)
     try:

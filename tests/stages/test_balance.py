@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from limoe.config import Params, Paths
 from limoe.errors import UserError
 from limoe.stages import balance, prepare
 
-OUTS = ["balance.html", "balance.json", "caption_lengths.png", "report.json", "tokens.png"]
+OUTS = ["balance.html", "balance.json", "caption_lengths.png", "report.json", "thresholds.json", "tokens.png"]
 SETTINGS = (
     "prepare.sources=[scenes]",
     "train.mixture={scenes: 1}",
@@ -47,6 +48,20 @@ def test_outs_are_all_there_and_say_the_same(paths: Paths) -> None:
     assert sum(total["lengths"]["shares"]) == pytest.approx(1)
     assert [split["split"] for split in report["validation"]] == ["val-scenes"]
     assert set(json.loads(paths.timing("balance").read_text())) == {"seconds"}
+
+
+def test_the_thresholds_are_those_suggested_and_in_use_where_asked_for(params: Params, paths: Paths) -> None:
+    written = json.loads((paths.balance / "thresholds.json").read_text())
+    report = json.loads((paths.balance / "report.json").read_text())
+    suggested = report["scopes"][0]["routing"]
+    assert (written["tau_text"], written["tau_image"]) == (suggested["tau_text"], suggested["tau_image"])
+    assert report["tau_text"] == pytest.approx(math.log(5)), "9 of 32 experts are 5 of 16"
+    balance.run(params_with(*SETTINGS, *SIZES, "model.moe.tau_text=balance"), paths)
+    asked = json.loads((paths.balance / "report.json").read_text())
+    assert (asked["tau_text"], asked["tau_image"]) == (suggested["tau_text"], report["tau_image"])
+    assert not any("model.moe.tau_text" in warning for warning in asked["warnings"])
+    assert json.loads((paths.balance / "thresholds.json").read_text()) == written
+    balance.run(params, paths)
 
 
 def test_the_page_tells_the_warnings_and_needs_nothing_from_outside(paths: Paths) -> None:
