@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer.testing
 import yaml
+from dockit import DOCS, table
 
 from limoe import cli
 from limoe.config import Params
@@ -101,6 +102,19 @@ def test_a_preset_becomes_settings(project: Path, tmp_path: Path) -> None:
     assert (model.tower, model.moe) == (PRESETS["H/14"].tower, PRESETS["H/14"].moe)
     assert yaml.safe_load(own.read_text())["model"]["moe"]["blocks"] == list(range(9, 32, 2))
     assert find_model(str(params))[0].lr == 3e-4
+
+
+def test_the_page_says_what_the_command_says() -> None:
+    told = {name: cells for name, *cells in table(DOCS / "presets.md", "preset")}
+    assert list(told) == list(PRESETS)
+    for found in facts():
+        assert told[found["name"]] == [
+            "/".join(str(found[part]) for part in ("depth", "width", "hidden", "heads")),
+            f"{found['k']} of {found['experts']}",
+            f"{found['image_tokens']}, {found['text_tokens']}",
+            *(scaled(found[part]) for part in ("params_total", "params_active", "flops_per_pair_forward")),
+            f"{found['lr']:g}",
+        ]
 
 
 @pytest.mark.parametrize(

@@ -31,15 +31,8 @@ CHOICE_BYTES = 2 * 8 + FLOAT32_BYTES + 1  # a choice's slot (twice), gate, and w
 ROW_INDEX_BYTES = 8  # which choice lies in an expert's row
 ROUTER_TENSORS = 5  # of a float32 an expert: clean and noisy softmax; the losses keep logits, probabilities and chances
 TRAINING_PER_FORWARD = 3  # the backward pass costs two forward passes: gradients of inputs and of weights
-UNCAST = (
-    "token",
-    "image_position",
-    "text_position",
-    "router",
-    "patch",
-    "b1_EF",
-    "b2_ED",
-)  # no backward pass reads them in bfloat16
+NEVER_CAST = ("token", "image_position", "text_position", "router", "patch", "b1_EF", "b2_ED")  # no backward pass reads them
+CAST_IN_TURN = ("w1_EDF", "w2_EFD")  # by the streamed kernel, which keeps no copy
 SECONDS_PER_DAY = 86_400
 
 
@@ -120,7 +113,8 @@ def training_memory(
 ) -> TrainingMemory:
     """Memory of a training step of `batch` pairs with captions of `caption` tokens; `model` may lie on the meta device."""
     numbers = total_parameters(model)
-    cast = sum(p.numel() for name, p in model.named_parameters() if p.ndim > 1 and not any(part in name for part in UNCAST))
+    without = NEVER_CAST + (CAST_IN_TURN if moe is not None and moe.kernel == "streamed" else ())
+    cast = sum(p.numel() for name, p in model.named_parameters() if p.ndim > 1 and not any(part in name for part in without))
     return TrainingMemory(
         weights=FLOAT32_BYTES * numbers,
         gradients=FLOAT32_BYTES * numbers,

@@ -70,6 +70,7 @@ SHAPES = {
     "last three, two choices": (tower(depth=5, image_size=24, width=32), moe(capacity_factor=4.0, k=2, blocks="last-3")),
     "many experts": (tower(image_size=32, width=64, mlp_ratio=2), moe(experts=16, capacity_factor=16.0)),
     "slots": (tower(image_size=32, width=48), moe(kernel="slots", capacity_factor=1.25)),
+    "streamed": (tower(image_size=32, width=48), moe(kernel="streamed", capacity_factor=4.0)),
     "slots, two choices": (tower(image_size=32, width=48), moe(kernel="slots", k=2, capacity_factor=1.05)),
 }
 
@@ -96,7 +97,7 @@ def test_fused_attention_keeps_no_probabilities(monkeypatch):
     assert PAIRS * activation_bytes(shape, None, CAPTION, "float32", fused=False) > 1.5 * kept
 
 
-@pytest.mark.parametrize("name", ["dense", "every second"])
+@pytest.mark.parametrize("name", ["dense", "every second", "slots", "streamed"])
 def test_weights_gradients_moments_and_copies(name):
     shape, sparse = SHAPES[name]
     model = Limoe(shape, sparse, VOCAB)
