@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro test lint types ui prefect constraints clean
+.PHONY: help repro test lint types bench ui prefect constraints clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,12 @@ lint: $(STAMP) ## ruff: rules and format
 types: $(STAMP) ## mypy, strict
 	mypy
 
+bench: $(STAMP) ## install peers too, then measure this machine: some minutes each, figures to .limoe/bench/
+	python -m pip install --quiet -c constraints.txt -e '.[dev,bench]'
+	python -m benchmarks.moe --json .limoe/bench/moe.json
+	python -m benchmarks.step --json .limoe/bench/step.json
+	python -m benchmarks.contrastive --json .limoe/bench/contrastive.json
+
 ui: $(STAMP) ## MLflow on this machine, http://127.0.0.1:5000
 	mlflow ui --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri sqlite:///mlflow.db
 
@@ -46,7 +52,7 @@ constraints: ## pin constraints.txt anew: what pip chooses for pyproject.toml in
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; name one with make PYTHON=..." >&2; exit 2; }
 	rm -rf .limoe/pin
 	$(PYTHON) -m venv .limoe/pin
-	.limoe/pin/bin/python -m pip install --quiet -e '.[dev]'
+	.limoe/pin/bin/python -m pip install --quiet -e '.[dev,bench]'
 	.limoe/pin/bin/python -m pip freeze --exclude-editable --exclude setuptools | LC_ALL=C sort -f > constraints.txt
 	rm -rf .limoe/pin
 

@@ -36,6 +36,7 @@ QUICK = (
     "model.tower.image_size=16",
     "model.tower.width=32",
     "model.tower.depth=2",
+    "model.tower.heads=1",  # so that CLIP's text tower finds a width of equal FLOPs
     "model.tower.embed_dim=8",
     "model.clip.text_depth=2",
     "model.moe.experts=4",
