@@ -116,7 +116,7 @@ def readers(key: str) -> set[str]:
     """The stages of dvc.yaml whose params name the key, a section that holds it, or a part of it."""
     found = set()
     for name, stage in yaml.safe_load(read(ROOT / "dvc.yaml"))["stages"].items():
-        cases = stage.get("foreach", {"": ""})
+        cases = stage.get("foreach", {"": {"section": ""}})
         for case in cases:
             section = cases[case]["section"] if isinstance(cases, dict) else case
             wanted = stage.get("do", stage)["params"]
