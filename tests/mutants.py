@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES, AUXILIARY = "tests/losses/test_routing_losses.py", "tests/losses/test_auxiliary.py"
-ROUTER, LOOP = "tests/model/test_router.py", "tests/train/test_loop.py"
+ROUTER, STATE, LOOP = "tests/model/test_router.py", "tests/model/test_router_state.py", "tests/train/test_loop.py"
 
 
 @dataclass(frozen=True)
@@ -108,34 +108,97 @@ MUTANTS = (
         "for routing in list(routings.values())[:1]]",
         AUXILIARY,
     ),
-    Mutant("reversed BPR", "limoe/model/router.py", "descending=True", "descending=False", ROUTER),
+    Mutant("reversed BPR", "limoe/model/router/places.py", "descending=True", "descending=False", ROUTER),
     Mutant(
-        "capacity at evaluation",
-        "limoe/model/router.py",
-        "        if not self.training:\n",
-        "        if self.moe.experts < 0:\n",
+        "image-first serves text",
+        "limoe/model/router/places.py",
+        'IMAGE if priority == "image-first" else TEXT',
+        'TEXT if priority == "image-first" else IMAGE',
         ROUTER,
     ),
     Mutant(
-        "gates renormalised over the top K",
-        "limoe/model/router.py",
-        "noisy_TE.softmax(1).topk(self.moe.k, dim=1)",
-        "[t if i else t / t.sum(1, keepdim=True) for i, t in enumerate(noisy_TE.softmax(1).topk(self.moe.k, dim=1))]",
-        ROUTER,
-    ),
-    Mutant(
-        "importance from the noisy softmax",
-        "limoe/model/router.py",
-        "logits_TE.softmax(1), expert_TK",
-        "noisy_TE.softmax(1), expert_TK",
+        "a token's second choice before the next token's first",
+        "limoe/model/router/places.py",
+        "bin_N = bin_TK[order_T].T.flatten()",
+        "bin_N = bin_TK[order_T].flatten()",
         ROUTER,
     ),
     Mutant(
         "padding rows claim places",
-        "limoe/model/router.py",
-        "torch.where(real_T[:, None], group_T[:, None] * experts + expert_TK, len(capacity_G) * experts)",
-        "group_T[:, None] * experts + expert_TK",
+        "limoe/model/router/places.py",
+        "torch.where(layout.real_T[:, None], layout.group_T[:, None] * experts + expert_TK, bins)",
+        "layout.group_T[:, None] * experts + expert_TK",
         ROUTER,
+    ),
+    Mutant(
+        "capacity from padding rows too",
+        "limoe/model/tokens.py",
+        "torch.bincount(group_T[real_T], minlength=groups)",
+        "torch.bincount(group_T, minlength=groups)",
+        ROUTER,
+    ),
+    Mutant(
+        "capacity at evaluation",
+        "limoe/model/router/top_k.py",
+        "        if not self.training or draws is None:\n",
+        "        if draws is None:\n",
+        ROUTER,
+    ),
+    Mutant(
+        "noise at evaluation",
+        "limoe/model/router/base.py",
+        "self.moe.sigma if self.training else 0.0",
+        "self.moe.sigma",
+        ROUTER,
+    ),
+    Mutant(
+        "noise by a group's number in its micro-batch",
+        "limoe/model/router/base.py",
+        "{self.first_group + group}",
+        "{group}",
+        ROUTER,
+    ),
+    Mutant(
+        "gates renormalised over the top K",
+        "limoe/model/router/base.py",
+        "if self.moe.renormalise:",
+        "if not self.moe.renormalise:",
+        ROUTER,
+    ),
+    Mutant(
+        "importance from the noisy softmax",
+        "limoe/model/router/base.py",
+        "probs_TE = logits_TE.softmax(1)",
+        "probs_TE = noisy_TE.softmax(1)",
+        ROUTER,
+    ),
+    Mutant(
+        "loss-free gates with the bias in them",
+        "limoe/model/router/loss_free.py",
+        "gate_TK = scores_TE.gather(1, expert_TK)",
+        "gate_TK = (scores_TE + self.bias_ME[layout.modality_T]).gather(1, expert_TK)",
+        ROUTER,
+    ),
+    Mutant(
+        "loss-free bias towards imbalance",
+        "limoe/model/router/loss_free.py",
+        "(load_ME.mean(1, keepdim=True) - load_ME).sign()",
+        "(load_ME - load_ME.mean(1, keepdim=True)).sign()",
+        STATE,
+    ),
+    Mutant(
+        "expert choice with one quota for both modalities",
+        "limoe/model/router/expert_choice.py",
+        "return layout.group_T * len(MODALITIES) + layout.modality_T",
+        "return layout.group_T * len(MODALITIES)",
+        ROUTER,
+    ),
+    Mutant(
+        "thresholds that start out slowly",
+        "limoe/model/router/expert_choice.py",
+        "max(1 - self.moe.threshold_decay, 1 / (int(self.adjusted) + 1))",
+        "1 - self.moe.threshold_decay",
+        STATE,
     ),
 )
 
@@ -151,7 +214,7 @@ def killed_by(mutant: Mutant | None) -> str:
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("params.yaml", "pyproject.toml"):
             shutil.copy(ROOT / name, copy / name)
-        tests = [LOSSES, AUXILIARY, ROUTER, LOOP] if mutant is None else [mutant.tests]
+        tests = [LOSSES, AUXILIARY, ROUTER, STATE, LOOP] if mutant is None else [mutant.tests]
         if mutant is not None:
             text = (copy / mutant.file).read_text(encoding="utf-8")
             if text.count(mutant.old) != 1:

@@ -54,10 +54,11 @@ def test_equal_gates_are_served_in_the_arrays_order():
 
 
 def test_every_first_choice_goes_before_any_second():
-    # Token 0 (gate 0.5) wants experts 0 then 1; token 1 (0.4) wants 1 then 0. One place each: the first choices take both.
-    routing = by_probability([[0.5, 0.3, 0.2], [0.35, 0.4, 0.25]], one_group(2), k=2, capacity_factor=0.5)
-    assert routing.expert_TK.tolist() == [[0, 1], [1, 0]]
-    assert places(routing) == [[True, False], [True, False]]
+    # Three tokens of falling gates want experts 0 then 1, 1 then 0, 2 then 0. One place each: the first choices take them all.
+    probs_TE = [[0.5, 0.3, 0.2], [0.35, 0.4, 0.25], [0.32, 0.3, 0.38]]
+    routing = by_probability(probs_TE, one_group(3), k=2, capacity_factor=0.5)
+    assert routing.expert_TK.tolist() == [[0, 1], [1, 0], [2, 0]]
+    assert places(routing) == [[True, False]] * 3
 
 
 @pytest.mark.parametrize("priority,winner", [("first-come", 0), ("image-first", 0), ("text-first", 2), ("bpr", 1)])
