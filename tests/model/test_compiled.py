@@ -15,9 +15,9 @@ PAIRS, PATCHES, WIDTH, EXPERTS = 8, 4, 16, 4
 LENGTHS = ([3, 1, 2, 4, 1, 5, 2, 2], [8, 1, 1, 1, 1, 1, 1, 2], [1] * 8, [5, 5, 5, 5, 1, 1, 1, 1])  # 20, 16, 8 and 24 tokens
 
 
-def sparse_block() -> Block:
+def sparse_block(**changes) -> Block:
     torch.manual_seed(0)
-    return Block(tower(), moe(kernel="slots", group_pairs=4), layer=1).train()
+    return Block(tower(), moe(kernel="slots", group_pairs=4, **changes), layer=1).train()
 
 
 def bucketed(number: int) -> tuple[torch.Tensor, Layout]:
@@ -49,9 +49,10 @@ def test_a_compiled_block_has_no_graph_break_and_equals_the_plain_one(backend):
             torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_captions_of_other_lengths_need_no_other_graph():
+@pytest.mark.parametrize("router,k", [("top-k", 1), ("loss-free", 2)])
+def test_captions_of_other_lengths_need_no_other_graph(router, k):
     torch.compiler.reset()
-    block, counter = sparse_block(), CompileCounter()
+    block, counter = sparse_block(router=router, k=k), CompileCounter()
     compiled = torch.compile(block, backend=counter, fullgraph=True)
     for number in range(len(LENGTHS)):
         results(block, compiled, number)

@@ -15,7 +15,7 @@ from limoe.model.experts import Experts, choose_kernel
 from limoe.model.router import NoiseKey, Routing
 from limoe.model.tokens import Layout
 
-KERNELS = {"loop": torch.float64, "slots": torch.float64, "grouped": torch.float32}
+KERNELS = {"loop": torch.float64, "slots": torch.float64, "streamed": torch.float64, "grouped": torch.float32}
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 WEIGHTS = ("w1_EDF", "b1_EF", "w2_EFD", "b2_ED")
 
@@ -60,7 +60,7 @@ def test_experts_equal_the_slow_loop(kernel, rows, experts, k, drop, seed):
     np.testing.assert_allclose(module(x, route).detach().numpy(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("kernel", ["loop", "slots"])
+@pytest.mark.parametrize("kernel", ["loop", "slots", "streamed"])
 @pytest.mark.parametrize("drop", [0.0, 0.4, 1.0])
 def test_gradients_equal_finite_differences(kernel, drop):
     module, route = make_experts(3, kernel, 0), decisions(7, 3, 2, drop, 1)
@@ -74,7 +74,7 @@ def test_gradients_equal_finite_differences(kernel, drop):
     assert torch.autograd.gradcheck(run, (x, route.gate_TK.clone().requires_grad_(), *weights), fast_mode=True)
 
 
-@pytest.mark.parametrize("kernel", ["slots", "grouped"])
+@pytest.mark.parametrize("kernel", ["slots", "streamed", "grouped"])
 @pytest.mark.parametrize("drop", [0.0, 0.4, 1.0])
 def test_kernels_have_the_loops_gradients(kernel, drop):
     results = []
@@ -87,6 +87,24 @@ def test_kernels_have_the_loops_gradients(kernel, drop):
         results.append([out, x.grad, gate_TK.grad, *(weight.grad for weight in module.parameters())])
     for loop, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, loop, rtol=1e-4, atol=1e-4)
+
+
+@every_kernel
+def test_bfloat16_is_near_and_leaves_float32_gradients(kernel):
+    """Under autocast: products in bfloat16 (8 bits: relative errors of 1%), gates, output and weights' gradients in float32."""
+    results = []
+    for each, low in (("loop", False), (kernel, True)):
+        module, x = (
+            make_experts(4, each, 0).float(),
+            torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).requires_grad_(),
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            out = module(x, decisions(12, 4, 2, 0.4, 1, torch.float32))
+        (out * torch.linspace(-1, 1, 96).view(12, 8)).sum().backward()
+        results.append([out.detach(), x.grad, *(weight.grad for weight in module.parameters())])
+    for exact, near in zip(*results, strict=True):
+        assert near.dtype == torch.float32
+        assert (near - exact).norm() < 0.02 * exact.norm()
 
 
 @every_kernel
@@ -108,7 +126,7 @@ def test_experts_start_as_copies_or_each_by_itself():
     assert independent.w1_EDF.std().item() == pytest.approx(8**-0.5, rel=0.15)
 
 
-@pytest.mark.parametrize("name,slots,kernel", [("slots", 9, "slots"), ("slots", None, "loop"), ("grouped", None, "grouped")])
+@pytest.mark.parametrize("name,slots,kernel", [("slots", 9, "slots"), ("slots", None, "loop"), ("streamed", None, "streamed")])
 def test_slots_need_bounded_places(name, slots, kernel):
     assert choose_kernel(name, torch.zeros(1, 16), 32, slots) == kernel
 

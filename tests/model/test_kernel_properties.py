@@ -1,6 +1,6 @@
 """The sparse layer against its slow twin, forward and backward, for every router, order of claims and kernel.
 
-loop and slots are compared in float64; grouped has float32 alone. The slow layer is given the decisions, which
+Kernels are compared in float64 but for grouped, which has float32 alone. The slow layer is given the decisions, which
 test_router_properties.py proves, and is float64 always.
 """
 
@@ -18,7 +18,7 @@ from routekit import ROUTERS, Case, Slow, cases, slow_layer, state
 from limoe.model.encoder import MoeMlp
 from limoe.model.router import Routing
 
-DTYPES = {"loop": torch.float64, "slots": torch.float64, "grouped": torch.float32}
+DTYPES = {"loop": torch.float64, "slots": torch.float64, "streamed": torch.float64, "grouped": torch.float32}
 every_kernel = pytest.mark.parametrize("kernel", DTYPES)
 every_router = pytest.mark.parametrize("router,priority", ROUTERS)
 few = settings(max_examples=12)
@@ -106,7 +106,7 @@ def test_dropped_means_exactly_nothing(router, priority, kernel, case):
     assert (grad_TD[dropped] == 0).all()
 
 
-@pytest.mark.parametrize("kernel", ["loop", "slots"])
+@pytest.mark.parametrize("kernel", ["loop", "slots", "streamed"])
 @pytest.mark.parametrize("router", ["top-k", "loss-free", "expert-choice", "uniform"])
 @pytest.mark.parametrize("renormalise", [False, True])
 def test_gradients_equal_finite_differences(router, kernel, renormalise):
