@@ -57,6 +57,7 @@ def assert_equal_evaluation(params: MoeParams, dtype: torch.dtype, tolerance: fl
         ("loop", torch.float32, 1e-5),
         ("slots", torch.float64, 1e-10),
         ("slots", torch.float32, 1e-5),
+        ("streamed", torch.float32, 1e-5),
         ("grouped", torch.float32, 1e-5),
     ],
 )
