@@ -23,7 +23,7 @@ from benchmarks.report import Report
 from limoe.losses.chunked import sigmoid_chunked, softmax_chunked
 from limoe.losses.contrastive import sigmoid_contrastive, softmax_contrastive
 
-LOSSES = ("softmax", "sigmoid")
+FUNCTIONS = {"softmax": (softmax_contrastive, softmax_chunked), "sigmoid": (sigmoid_contrastive, sigmoid_chunked)}
 WAYS = ("plain", "chunked")
 PAIRS = {"cpu": 16_384, "cuda": 32_768}
 WIDTH, CHUNK = 512, 1024  # of the embeddings; rows, as params.yaml has it
@@ -48,9 +48,7 @@ class Case:
         image, text = (F.normalize(torch.randn(self.pairs, self.width, generator=generator), dim=1) for _ in range(2))
         start = (10.0, -10.0) if self.loss == "sigmoid" else (10.0,)
         learned = [x.to(device).requires_grad_() for x in (image, text, *map(torch.tensor, start))]
-        plain, chunked = (
-            (softmax_contrastive, softmax_chunked) if self.loss == "softmax" else (sigmoid_contrastive, sigmoid_chunked)
-        )
+        plain, chunked = FUNCTIONS[self.loss]
 
         def run() -> None:
             loss = plain(*learned) if self.way == "plain" else chunked(*learned, self.chunk)
@@ -126,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> Report:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser("contrastive", (__doc__ or "").split("\n")[0], 3)
-    options.add_argument("--only", nargs="+", choices=LOSSES, default=list(LOSSES), help="losses (default: both)")
+    options.add_argument("--only", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS), help="losses (default: both)")
     options.add_argument("--pairs", type=int, help="of the batch (default: 16,384 on a CPU, 32,768 on a GPU)")
     options.add_argument("--width", type=int, default=WIDTH, help="of the embeddings (default: %(default)s)")
     options.add_argument("--chunk", type=int, default=CHUNK, help="rows held at a time (default: %(default)s)")

@@ -42,7 +42,7 @@ def softmax_chunked(image_BV: Tensor, text_BV: Tensor, scale: Tensor, chunk: int
     with torch.autocast(image_BV.device.type, enabled=False):
         spread: Tensor = _Spread.apply(image_BV, text_BV, scale, chunk)
         positive_BV, count_B = _positives(text_BV, group_B)
-        return spread - scale * (image_BV * (positive_BV / count_B[:, None])).sum() / len(image_BV)
+        return spread - scale * ((image_BV * positive_BV).sum(1) / count_B).mean()
 
 
 def sigmoid_chunked(
@@ -58,7 +58,7 @@ def sigmoid_chunked(
     with torch.autocast(image_BV.device.type, enabled=False):
         negative: Tensor = _AsNegatives.apply(image_BV, text_BV, scale, bias, chunk)
         positive_BV, count_B = _positives(text_BV, group_B)
-        return negative - (scale * (image_BV * positive_BV).sum() + bias * count_B.sum()) / len(image_BV)
+        return negative - (scale * (image_BV * positive_BV).sum(1) + bias * count_B).mean()
 
 
 class _Spread(torch.autograd.Function):
