@@ -32,13 +32,6 @@ def route(case: Case, router: str, priority: str, training: bool = True) -> tupl
     return module, module(case.x_TD(torch.float64), layout, draws if training else None), draws.order_T.tolist()
 
 
-def chosen_well(routing: Routing, selection_TE: torch.Tensor, real_T: torch.Tensor) -> None:
-    """The K largest, best first; which of several equal ones is free, but no expert comes twice."""
-    best_TK = selection_TE.sort(1, descending=True).values[:, : routing.expert_TK.shape[1]]
-    assert torch.equal(selection_TE.gather(1, routing.expert_TK)[real_T], best_TK[real_T])
-    assert all(len(set(row)) == len(row) for row in routing.expert_TK.tolist())
-
-
 @every_router
 @pytest.mark.parametrize("training", [True, False])
 @few
@@ -53,15 +46,9 @@ def test_decisions_equal_the_slow_ones(router, priority, training, case):
 
     choices = slow.choose(scores_TE.tolist(), groups, modality, rules, state(module))
     choices = [[] if group is None else row for row, group in zip(choices, groups, strict=True)]
-    if router in ("top-k", "loss-free"):
-        bias_TE = module.bias_ME[layout.modality_T] if router == "loss-free" else 0.0
-        chosen_well(routing, scores_TE + bias_TE, layout.real_T)
-        choices = asked(routing)
-    if router == "expert-choice":
-        assert [sorted(row) for row in asked(routing)] == [sorted(row) for row in choices]
-        assert routing.expert_TK.shape[1] == max(1, *map(len, choices))
-        choices = asked(routing)
     assert asked(routing) == choices
+    if router == "expert-choice":
+        assert routing.expert_TK.shape[1] == max(1, *map(len, choices))
 
     gates = slow.gates_of(choices, scores_TE.tolist(), rules)
     for row, made, expected in zip(routing.gate_TK.tolist(), routing.asked_TK.tolist(), gates, strict=True):
