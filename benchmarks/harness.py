@@ -17,6 +17,7 @@ import torch
 
 from limoe.dist import pick_device
 
+SLOW_REPEATS = 3
 Samples = dict[str, list[float]]  # one number a round for each subject, by its name
 
 
@@ -126,19 +127,20 @@ class Bench:
     warmup: int = 2
     label: str = field(default="", compare=False)
 
-    def interleave(self, subjects: Sequence[Subject], most: int | None = None) -> Samples:
-        """Seconds of each subject in each round: A B C A B C ..., after rounds of warm-up; `most` rounds at most."""
+    def interleave(self, subjects: Sequence[Subject], slow: bool = False) -> Samples:
+        """Seconds of each subject in each round: A B C A B C ..., after rounds of warm-up; slow: at most 3 rounds after 1."""
         from rich.progress import Progress
 
-        rounds = self.repeats if most is None else min(most, self.repeats)
+        rounds = min(SLOW_REPEATS, self.repeats) if slow else self.repeats
+        warmup = min(1, self.warmup) if slow else self.warmup
         samples: Samples = {subject.name: [] for subject in subjects}
         with Progress(transient=True) as bar:
             bar.disable = not bar.console.is_terminal
-            task = bar.add_task(self.label, total=(self.warmup + rounds) * len(subjects))
-            for number in range(self.warmup + rounds):
+            task = bar.add_task(self.label, total=(warmup + rounds) * len(subjects))
+            for number in range(warmup + rounds):
                 for subject in subjects:
                     seconds = self.clock(subject)
-                    if number >= self.warmup:
+                    if number >= warmup:
                         samples[subject.name].append(seconds)
                     bar.advance(task)
         return samples

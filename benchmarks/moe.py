@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple, get_args
 
@@ -20,7 +20,6 @@ from limoe.model.experts import choose_kernel
 SECTIONS = ("layer", "peers", "growth")
 KERNELS = tuple(name for name in get_args(MoeParams.model_fields["kernel"].annotation) if name != "auto")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SLOW_REPEATS = 3  # of peers and of growth, whose rounds take long
 GROWTH_BAR, PEER_BAR = 1.2, 1.0
 FLOOR = "dense + memory floor"
 
@@ -63,7 +62,7 @@ def measure_layer(report: Report, bench: Bench, case: Case, precision: str, comp
     chosen = auto_kernel(given)
     bar = case.bars.get(precision) if case.device in ("", bench.device.type) else None
     report.add(compare(title, samples, base, bars={} if bar is None else {chosen: bar}, notes={chosen: "auto"}))
-    report.note(f"dropped: {max(each.dropped() for each in sparse.values()):.2%} of the choices")
+    _note_drops(report, sparse.values())
 
 
 def auto_kernel(given: Input) -> str:
@@ -85,25 +84,28 @@ def measure_peers(report: Report, bench: Bench, shape: Shape) -> None:
             report.skip(f"{name} ({title})", f"{error}; pip install -c constraints.txt -e '.[bench]'")
         else:
             notes[name] = peer_version(name) + (", top-2" if name in peer_work() else "")
-    samples = bench.interleave(subjects, SLOW_REPEATS)
+    samples = bench.interleave(subjects, slow=True)
     rows = compare(title, samples, "dense", work=peer_work(), notes=notes)
     for name in (name for name in PEERS if name in samples):
         rows += compare(title, samples, name, ["ours"], bars={"ours": PEER_BAR}, work=peer_work(), noise=name == MIXTRAL_GROUPED)
     report.add(rows)
+    _note_drops(report, [ours])
 
 
 def measure_growth(report: Report, bench: Bench, shapes: Sequence[Shape]) -> None:
     """Time per token as the experts grow in number and each keeps as many tokens, float32."""
     names = [f"E {shape.experts}" for shape in shapes]
-    subjects = []
-    for name, shape in zip(names, shapes, strict=True):
-        given = Input.of(shape, torch.float32, bench.device)
-        sparse = Sparse(given, "auto")
-        subjects.append(given.subject(name, sparse.layer, sparse.run))
-    samples = bench.interleave(subjects, SLOW_REPEATS)
+    layers = [Sparse(Input.of(shape, torch.float32, bench.device), "auto") for shape in shapes]
+    subjects = [each.given.subject(name, each.layer, each.run) for name, each in zip(names, layers, strict=True)]
+    samples = bench.interleave(subjects, slow=True)
     title = f"growth: width {shapes[0].width}, {shapes[0].tokens // shapes[0].experts:,} tokens an expert, float32, per token"
     work = {name: float(shape.tokens) for name, shape in zip(names, shapes, strict=True)}
     report.add(compare(title, samples, names[0], bars=dict.fromkeys(names[1:], GROWTH_BAR), work=work))
+    _note_drops(report, layers)
+
+
+def _note_drops(report: Report, layers: Iterable[Sparse]) -> None:
+    report.note(f"dropped: {max(each.dropped() for each in layers):.2%} of the choices")
 
 
 def cases_of(options: argparse.Namespace, device: str) -> list[Case]:
@@ -139,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> Report:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    options = parser("moe", __doc__ or "", 7)
+    options = parser("moe", __doc__ or "", 5)
     options.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default: all)")
     options.add_argument("--shapes", nargs="+", type=Shape.parse, metavar="DxFxExT", help="width, hidden, experts, tokens")
     options.add_argument("--precision", nargs="+", choices=tuple(DTYPES), default=list(DTYPES), help="default: both")

@@ -1,7 +1,7 @@
 """`python -m benchmarks.step`: a whole training step of params.yaml's contestants, which cost equal FLOPs a pair.
 
 Timed is what the training loop does with a batch that is in memory: forward, losses, backward, clipping, optimiser, statistics.
-Batches are drawn: random pictures, captions of random tokens with lengths as in the default data, another batch each round.
+Pictures are random, and captions of random tokens with lengths as in the default data, others in each round.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from benchmarks.harness import Subject, bench_of, compare, parser
 from benchmarks.layers import CAPTION_QUANTILES, PARAMS
@@ -30,7 +31,7 @@ from limoe.train.optim import learning_rate
 from limoe.train.step import ContrastiveTask
 
 STEP_BAR = 1.10
-BATCHES = 8  # drawn before, so that drawing is not timed; used again in turn
+BATCHES = 64  # drawn before the clock starts; as many as rounds, since in training hardly any two have equally many tokens
 EOS = 1
 QUICK = (
     "model.tower.image_size=16",
@@ -50,7 +51,10 @@ class Drawn:
 
     def __init__(self, params: Params, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(params.train.seed)
-        self._batches: Iterator[PairBatch] = cycle([draw(params, generator).to(device) for _ in range(BATCHES)])
+        side = params.model.tower.image_size
+        images_BCHW = torch.randn(params.train.batch, 3, side, side, generator=generator)
+        drawn = [draw(params, images_BCHW, generator).to(device) for _ in range(BATCHES)]
+        self._batches: Iterator[PairBatch] = cycle(drawn)
 
     def __next__(self) -> PairBatch:
         return next(self._batches)
@@ -63,14 +67,14 @@ class Drawn:
         """Nothing resumes a benchmark."""
 
 
-def draw(params: Params, generator: torch.Generator) -> PairBatch:
-    """A batch of normal pictures; each caption's length is one of CAPTION_QUANTILES, and its last token the end of text."""
-    side, pairs = params.model.tower.image_size, params.train.batch
+def draw(params: Params, images_BCHW: Tensor, generator: torch.Generator) -> PairBatch:
+    """A batch of these pictures; each caption's length is one of CAPTION_QUANTILES, and its last token the end of text."""
+    pairs = len(images_BCHW)
     place_B = torch.randint(len(CAPTION_QUANTILES), (pairs,), generator=generator)
     lengths_B = torch.tensor(CAPTION_QUANTILES)[place_B]
     ids_N = torch.randint(EOS + 1, params.prepare.tokenizer.vocab_size, (int(lengths_B.sum()),), generator=generator)
     ids_N[lengths_B.cumsum(0) - 1] = EOS
-    return PairBatch(torch.randn(pairs, 3, side, side, generator=generator), ids_N, lengths_B, ("drawn",) * pairs)
+    return PairBatch(images_BCHW, ids_N, lengths_B, ("drawn",) * pairs)
 
 
 def config_of(params: Params, contestant: Contestant) -> ModelConfig:

@@ -50,10 +50,11 @@ def test_subjects_take_turns_and_warmup_and_resets_are_not_timed(monkeypatch: py
     assert clock.ran == ["a", "a reset", "b", "b reset"] * 3
 
 
-@pytest.mark.parametrize("most,rounds", [(None, 5), (3, 3), (9, 5)])
-def test_a_section_may_ask_for_fewer_rounds(most: int | None, rounds: int) -> None:
-    samples = Bench(CPU, repeats=5, warmup=0).interleave([Subject("a", lambda: None)], most)
-    assert len(samples["a"]) == rounds
+@pytest.mark.parametrize("repeats,warmup,slow,rounds,runs", [(5, 2, False, 5, 7), (5, 2, True, 3, 4), (2, 0, True, 2, 2)])
+def test_slow_subjects_have_fewer_rounds(repeats: int, warmup: int, slow: bool, rounds: int, runs: int) -> None:
+    ran: list[int] = []
+    samples = Bench(CPU, repeats, warmup).interleave([Subject("a", lambda: ran.append(1))], slow)
+    assert (len(samples["a"]), len(ran)) == (rounds, runs)
 
 
 @pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], [1.0, 2.0], [5.0, 1.0, 4.0, 2.0, 8.0, 9.0], [7.0]])
