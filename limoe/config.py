@@ -23,6 +23,8 @@ SHARED = (
     "steps",
     "batch",
     "mixture",
+    "loss",
+    "positives",
     "crop_scale",
     "color_jitter",
 )  # what contestants may not change
@@ -389,8 +391,9 @@ class Params(Section):
         changes = self.contestants.get(contestant, {})
         if shared := [key for key in changes if key in SHARED]:
             raise UserError(
-                f"contestants.{contestant}.{shared[0]}: contestants see the same data in the same order, so that the models "
-                f"alone differ; change train.{shared[0]} for all of them (a contestant's own may be, say, lr or weight_decay)"
+                f"contestants.{contestant}.{shared[0]}: contestants see the same data in the same order, under the same loss, so "
+                f"that the models alone differ; change train.{shared[0]} for all of them (a contestant's own may be, say, lr or "
+                "weight_decay)"
             )
         try:
             return TrainParams.model_validate({**self.train.model_dump(), **changes})
