@@ -57,7 +57,7 @@ class Case:
         """Of the pairs from `first` up to `last`."""
         lengths_B = self.lengths_B[first:last]
         images = 0 if self.mix == "texts" else len(lengths_B)
-        shape = (self.bucket if bucket is None else bucket, 0)
+        shape = (self.bucket if bucket is None else bucket, 1)
         texts = None if self.mix == "images" else lengths_B
         return Layout.of(images, self.patches, texts, CPU, group_pairs=self.group_pairs, text_shape=shape)
 

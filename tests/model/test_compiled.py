@@ -21,7 +21,7 @@ def sparse_block(**changes) -> Block:
 
 
 def bucketed(number: int) -> tuple[torch.Tensor, Layout]:
-    """A batch of other captions, in a stream of the same shape: 24 text rows, and up to 8 words a caption."""
+    """A batch of other captions, in a stream of the same shape: 24 text rows, and places for 8 words a caption."""
     shape = (24, 8)
     layout = Layout.of(PAIRS, PATCHES, torch.tensor(LENGTHS[number]), torch.device("cpu"), group_pairs=4, text_shape=shape)
     assert len(layout.real_T) == PAIRS * PATCHES + 24
