@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from benchmarks.harness import Bench, Samples, Subject, as_in_training, bench_of, compare, parser
 from benchmarks.report import Report
@@ -42,39 +44,40 @@ class Case:
     width: int
     chunk: int
 
-    def runner(self, device: torch.device) -> tuple[Callable[[], None], Callable[[], None]]:
-        """(one forward and backward pass, what frees its gradients), over random unit vectors."""
+    def learned(self, device: torch.device) -> list[Tensor]:
+        """Random unit vectors, scale and, for sigmoid, bias: what gets a gradient."""
         generator = torch.Generator().manual_seed(0)
         image, text = (F.normalize(torch.randn(self.pairs, self.width, generator=generator), dim=1) for _ in range(2))
         start = (10.0, -10.0) if self.loss == "sigmoid" else (10.0,)
-        learned = [x.to(device).requires_grad_() for x in (image, text, *map(torch.tensor, start))]
+        return [x.to(device).requires_grad_() for x in (image, text, *map(torch.tensor, start))]
+
+    def run(self, learned: list[Tensor]) -> None:
+        """One forward and backward pass."""
         plain, chunked = FUNCTIONS[self.loss]
+        loss = plain(*learned) if self.way == "plain" else chunked(*learned, self.chunk)
+        loss.backward()
 
-        def run() -> None:
-            loss = plain(*learned) if self.way == "plain" else chunked(*learned, self.chunk)
-            loss.backward()
 
-        def reset() -> None:
-            for x in learned:
-                x.grad = None
-
-        return run, reset
+def free(learned: list[Tensor]) -> None:
+    """Forget the gradients."""
+    for x in learned:
+        x.grad = None
 
 
 def peak_mib(case: Case, device: str, threads: int) -> float:
     """MiB that a run of `case` adds at its peak; on CPU it must be called in a process of its own."""
     as_in_training(threads, torch.device(device))
-    warm, _ = replace(case, pairs=WARM_PAIRS).runner(torch.device(device))
-    warm()
-    run, _ = case.runner(torch.device(device))
+    warm = replace(case, pairs=WARM_PAIRS)
+    warm.run(warm.learned(torch.device(device)))
+    learned = case.learned(torch.device(device))
     if device == "cpu":
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
         before = _resident_kib("VmRSS")
-        run()
+        case.run(learned)
         return (_resident_kib("VmHWM") - before) / 1024
     torch.cuda.reset_peak_memory_stats(device)
     held = torch.cuda.memory_allocated(device)
-    run()
+    case.run(learned)
     return (torch.cuda.max_memory_allocated(device) - held) / MIB
 
 
@@ -100,7 +103,8 @@ def measure_memory(report: Report, bench: Bench, cases: Sequence[Case], title: s
 
 def measure_time(report: Report, bench: Bench, cases: Sequence[Case], title: str) -> None:
     """Time of each case, by turns."""
-    subjects = [Subject(case.way, *case.runner(bench.device)) for case in cases]
+    given = [(case, case.learned(bench.device)) for case in cases]
+    subjects = [Subject(case.way, partial(case.run, learned), partial(free, learned)) for case, learned in given]
     report.add(compare(title, bench.interleave(subjects), "plain", bars={"chunked": TIME_BAR}))
 
 

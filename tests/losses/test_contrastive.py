@@ -224,6 +224,13 @@ def test_logits_of_a_hundred_overflow_nothing_and_what_is_not_finite_shows(loss)
     assert run(Case(image, text, 10.0, -10.0, None, 3), loss, torch.float32, 3)["value"].isnan()
 
 
+def test_softplus_is_exact_where_it_is_nearly_linear():
+    # Two equal pairs at scale 21: each row has a positive and a negative of logit 21, whose softplus is 21 + 7.6e-10.
+    same, scale = torch.ones(2, 1, dtype=torch.float64), torch.tensor(21.0, dtype=torch.float64)
+    wanted = math.log1p(math.exp(21)) + math.log1p(math.exp(-21))
+    assert sigmoid_chunked(same, same, scale, torch.zeros_like(scale), 1).item() == pytest.approx(wanted, rel=0, abs=2e-14 * 21)
+
+
 @given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=4), min_size=1, max_size=12))
 @settings(max_examples=60, deadline=None)
 def test_equal_captions_get_equal_numbers_and_no_others(captions):
