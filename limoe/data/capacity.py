@@ -38,7 +38,7 @@ class Group:
     @property
     def capacity(self) -> int:
         """Places an expert has."""
-        return math.ceil(self.tokens * self.k * self.capacity_factor / self.experts)
+        return math.ceil(round(self.tokens * self.k * self.capacity_factor / self.experts, 9))
 
     def text_placed(self, text_experts: int, text_first: bool) -> float:
         """Share of text's (token, choice) pairs that find a place when images spread evenly over all experts, text over some.

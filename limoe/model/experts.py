@@ -10,7 +10,7 @@ the router decided, so it can be compiled without graph breaks and captured, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from limoe.config import MoeParams
 from limoe.model.router import Routing
 from limoe.model.rows import combine_rows, dispatch_rows
+from limoe.model.streamed import streamed_experts
 
 SortedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 GROUPED_ALIGNMENT_BYTES = 16  # grouped_mm wants strides in multiples of it
@@ -79,10 +80,12 @@ class Experts(nn.Module):
         device = x_TD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype
         x_TD = x_TD.to(dtype)
-        weights = [weight.to(dtype) for weight in (self.w1_EDF, self.b1_EF, self.w2_EFD, self.b2_ED)]
+        weights: Sequence[Tensor] = (self.w1_EDF, self.b1_EF, self.w2_EFD, self.b2_ED)
         gate_TK = torch.where(routing.placed_TK, routing.gate_TK, 0)
         experts, _, hidden = self.w1_EDF.shape
         kernel = choose_kernel(self.kernel, x_TD, hidden, routing.slots)
+        if kernel != "streamed":
+            weights = [weight.to(dtype) for weight in weights]
         if kernel == "slots":
             assert routing.slots is not None
             slot_TK, choice_S = slot_order(routing, experts, routing.slots)
@@ -95,7 +98,7 @@ class Experts(nn.Module):
         return combine_rows(y_SD, gate_TK, slot_TK, choice_S)
 
 
-SORTED_KERNELS: dict[str, SortedKernel] = {"loop": loop_experts, "grouped": grouped_experts}
+SORTED_KERNELS: dict[str, SortedKernel] = {"loop": loop_experts, "grouped": grouped_experts, "streamed": streamed_experts}
 
 
 def slot_order(routing: Routing, experts: int, slots: int) -> tuple[Tensor, Tensor]:

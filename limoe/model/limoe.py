@@ -7,19 +7,22 @@ width, C colour channels, H height, W width in px.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limoe.config import MoeParams, TowerParams
-from limoe.model.encoder import Encoder
+from limoe.model.encoder import Block, Encoder, MoeMlp
 from limoe.model.router import NoiseKey, Routing
 from limoe.model.tokens import PAD_ID, Layout, PairBatch, flat_ids
 
 COLOURS = 3
 EMBEDDING_STD = 0.02
+LONGEST_MULTIPLE = 8  # of the longest caption, where shapes are to recur: two or three shapes for attention
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,20 @@ class Limoe(nn.Module):
     def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:
         """Embed a batch of pairs, both modalities in one stream. `noise` is needed in training if the router has noise."""
         images = len(batch.images_BCHW)
-        text_shape = (self.bucket, self.tower.text_length if self.bucket > 1 else 0)
+        text_shape = (self.bucket, LONGEST_MULTIPLE if self.bucket > 1 else 1)
         layout = Layout.of(images, self.tower.image_tokens, batch.lengths_B, batch.ids_N.device, self.group_pairs, text_shape)
         ids_N = F.pad(batch.ids_N, (0, layout.text_rows - len(batch.ids_N)), value=PAD_ID)
         x_TD = torch.cat([self.embed_images(batch.images_BCHW), self.embed_text(ids_N, layout)])
         x_TD, routings = self.encoder(x_TD, layout, noise)
         image_rows, text_rows = layout.split(x_TD)
         return Output(self.pool_images(image_rows, layout), self.pool_text(text_rows, layout), layout, routings)
+
+    def adjust_routers(self, outputs: Sequence[Output]) -> None:
+        """Move the routers' balancing state, if they have any: once an optimiser step, from all outputs that went into it."""
+        for layer in outputs[0].routings:
+            router = cast(MoeMlp, cast(Block, self.encoder.blocks[layer]).mlp).router
+            observed = [router.observe(output.routings[layer], output.layout) for output in outputs if output.layout is not None]
+            router.adjust(torch.stack(observed).sum(0))
 
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
         """float32 (B, V) embeddings of normalised images, as open_clip's method of this name."""

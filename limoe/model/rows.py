@@ -76,6 +76,8 @@ class _Combine(torch.autograd.Function):
         y_SD, gate_TK, slot_TK, choice_S = ctx.saved_tensors
         rows, choices = slot_TK.shape
         grad_TD = grads[0]
+        if len(y_SD) == 0:  # nothing was placed
+            return torch.zeros_like(y_SD), torch.zeros_like(gate_TK), None, None
         filled_S = choice_S < rows * choices
         named_S = torch.where(filled_S, choice_S, 0)
         gate_S = torch.where(filled_S, gate_TK.flatten()[named_S], 0)
@@ -98,5 +100,7 @@ def combine_rows(y_SD: Tensor, gate_TK: Tensor, slot_TK: Tensor, choice_S: Tenso
 def _sum_choices(y_SD: Tensor, slot_TK: Tensor, weight_TK: Tensor) -> Tensor:
     """(T, D): the sum over K of weight times the row in the slot."""
     rows, choices = slot_TK.shape
+    if len(y_SD) == 0:  # nothing was placed
+        return weight_TK.new_zeros(rows, y_SD.shape[1])
     y_ND = y_SD.index_select(0, slot_TK.flatten()) * weight_TK.reshape(-1, 1)
     return y_ND if choices == 1 else y_ND.view(rows, choices, -1).sum(1)

@@ -135,13 +135,11 @@ class Layout:
         """int64, the real rows of each group, in the array's order."""
         return [((self.group_T == group) & self.real_T).nonzero().squeeze(1) for group in range(self.groups)]
 
-    @cached_property
+    @property
     def rank_T(self) -> Tensor:
         """int64, each real row's place in its group, from 0, in the array's order; 0 on padding."""
-        rank_T = torch.zeros_like(self.group_T)
-        for rows in self.members:
-            rank_T[rows] = torch.arange(len(rows), device=rows.device)
-        return rank_T
+        member_GT = (self.group_T == torch.arange(self.groups, device=self.group_T.device)[:, None]) & self.real_T
+        return ((member_GT.cumsum(1) - 1) * member_GT).sum(0)
 
     def split(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """The image and the text rows of a stream (one split: a slice's gradient is a stream of zeros)."""
@@ -156,12 +154,12 @@ class Layout:
         lengths_B: Tensor | None,
         device: torch.device,
         group_pairs: int = 0,
-        text_shape: tuple[int, int] = (1, 0),
+        text_shape: tuple[int, int] = (1, 1),
     ) -> Layout:
         """The layout of a batch. `group_pairs` 0 puts everything into one group.
 
-        text_shape: (a number that the text's rows are padded to a multiple of, the least L): the same shapes come again and again
-        for captions of many lengths, so that compiled code and cached kernels fit them; no result sees it.
+        text_shape: what the text's rows N, and L, are padded to multiples of: the same shapes come again and again for captions
+        of many lengths, so that compiled code and cached kernels fit them; no result sees it.
         """
         text = None if lengths_B is None else _text_layout(lengths_B.to(device), *text_shape)
         pair_T = torch.arange(images, device=device).repeat_interleave(patches)
@@ -178,6 +176,7 @@ class Layout:
         return cls(images, patches, text, modality_T, real_T, group_T, tokens_G)
 
 
-def _text_layout(lengths_B: Tensor, bucket: int, least: int) -> TextLayout:
-    tokens = int(lengths_B.sum())
-    return TextLayout.of(lengths_B, tokens + -tokens % bucket, max(least, int(lengths_B.max())))
+def _text_layout(lengths_B: Tensor, *multiples: int) -> TextLayout:
+    needed = (int(lengths_B.sum()), int(lengths_B.max()))
+    rows, longest = (size + -size % multiple for size, multiple in zip(needed, multiples, strict=True))
+    return TextLayout.of(lengths_B, rows, longest)

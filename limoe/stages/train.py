@@ -20,6 +20,7 @@ from limoe.data.transforms import Preprocess
 from limoe.dist import pick_device, pick_precision
 from limoe.files import atomic_directory, exclusive_lock, write_json, write_text
 from limoe.model.io import ModelConfig, build_model, save_model
+from limoe.model.limoe import Limoe
 from limoe.provenance import code_hash, git_commit
 from limoe.tracking import Tracker, open_tracker
 from limoe.train.contestants import caption_lengths, cost, model_config
@@ -84,6 +85,8 @@ def _fit(
     model = build_model(config)
     if start is not None:
         start.load_into(model)
+    if isinstance(model, Limoe):
+        model.bucket = train.bucket
     model = model.to(device)
     task = ContrastiveTask(model, config.moe, train, pick_precision(train.precision, device))
     loader = PairLoader(prepared, params.model.tower, train, params.machine)

@@ -175,6 +175,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
+            self.task.adjust([objective])
             self.meter.add(objective.output.routings, objective.output.layout)
             with torch.no_grad():
                 self.model.logit_scale.clamp_(0, MAX_LOG_SCALE)  # type: ignore[operator]

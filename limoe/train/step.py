@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from limoe.losses.auxiliary import auxiliary_loss
 from limoe.losses.chunked import sigmoid_chunked, softmax_chunked
 from limoe.losses.contrastive import equal_captions, sigmoid_contrastive, softmax_contrastive
 from limoe.model.io import Model
-from limoe.model.limoe import Output
+from limoe.model.limoe import Limoe, Output
 from limoe.model.router import NoiseKey
 from limoe.model.tokens import PairBatch
 
@@ -64,6 +65,11 @@ class ContrastiveTask:
             terms["auxiliary"] = auxiliary
             report |= {f"aux/{name}": value.detach() for name, value in each.items()}
         return Objective(terms, report, output)
+
+    def adjust(self, objectives: Sequence[Objective]) -> None:
+        """After an optimiser step: move the routers' balancing state, from all micro-batches of the step."""
+        if isinstance(self.model, Limoe):
+            self.model.adjust_routers([objective.output for objective in objectives])
 
     def contrastive(self, output: Output, batch: PairBatch) -> Tensor:
         """The loss that `train` names: the plain one where the batch is one chunk, else the equal one in chunks."""

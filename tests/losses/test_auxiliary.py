@@ -66,7 +66,7 @@ def test_layers_are_averaged_or_summed(rule):
 
 
 def test_masks_tell_the_modalities_apart():
-    layout = Layout.of(2, 2, torch.tensor([1, 2]), torch.device("cpu"), group_pairs=1, text_shape=(6, 0))
+    layout = Layout.of(2, 2, torch.tensor([1, 2]), torch.device("cpu"), group_pairs=1, text_shape=(6, 1))
     weights = group_weights(layout, torch.float32)
     # Rows: image tokens 0-1 (pair 0) and 2-3 (pair 1), text token 4 (pair 0) and 5-6 (pair 1), 7-9 padding.
     assert weights["image"].nonzero().tolist() == [[0, 0], [0, 1], [1, 2], [1, 3]]

@@ -88,7 +88,7 @@ def test_the_threshold_is_a_floor_and_not_a_target():
 def test_terms_equal_the_slow_ones(experts, pairs, groups, k, seed):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 4, (pairs * groups,), generator=generator)
-    layout = Layout.of(pairs * groups, 2, lengths, torch.device("cpu"), group_pairs=pairs, text_shape=(7, 0))
+    layout = Layout.of(pairs * groups, 2, lengths, torch.device("cpu"), group_pairs=pairs, text_shape=(7, 1))
     rows = len(layout.group_T)
     logits = torch.randn(rows, experts, generator=generator, dtype=torch.float64)
     noise = 0.3 * torch.randn(rows, experts, generator=generator, dtype=torch.float64)

@@ -121,7 +121,7 @@ def test_thresholds_decide_at_evaluation():
 
 
 def test_uniform_deals_tokens_out_one_after_the_other():
-    layout = Layout.of(2, 2, torch.tensor([1, 2]), CPU, group_pairs=1, text_shape=(8, 0))
+    layout = Layout.of(2, 2, torch.tensor([1, 2]), CPU, group_pairs=1, text_shape=(8, 1))
     routing = router(experts=5, router="uniform", k=2, noise=0.0).eval()(torch.zeros(12, 8), layout, None)
     # Group 0: rows 0, 1 and 4. Group 1: rows 2, 3, 5 and 6.
     expected = [[0, 1], [2, 3], [0, 1], [2, 3], [4, 0], [4, 0], [1, 2]]
@@ -152,7 +152,7 @@ def noisy(module: Router, x_TD: Tensor, layout: Layout, key: NoiseKey) -> Routin
 def test_padding_rows_claim_nothing_and_change_nothing():
     lengths = torch.tensor([3, 2, 4, 1])
     plain = Layout.of(4, 2, lengths, CPU, group_pairs=2)
-    padded = Layout.of(4, 2, lengths, CPU, group_pairs=2, text_shape=(24, 0))
+    padded = Layout.of(4, 2, lengths, CPU, group_pairs=2, text_shape=(24, 1))
     x = torch.randn(18, 8, generator=torch.Generator().manual_seed(1))
     module = router(noise=1.0).train()
     a = noisy(module, x, plain, NoiseKey(0, 3))

@@ -20,7 +20,7 @@ def test_effective_experts_by_hand():
 
 def step_of(expert: list[int], placed: list[bool]) -> tuple[Routing, Layout]:
     # Two pairs of one patch; captions of 1 and 2 tokens; two rows of padding.
-    layout = Layout.of(2, 1, torch.tensor([1, 2]), torch.device("cpu"), text_shape=(5, 0))
+    layout = Layout.of(2, 1, torch.tensor([1, 2]), torch.device("cpu"), text_shape=(5, 1))
     probs = torch.full((7, 3), 0.2)
     probs[torch.arange(7), torch.tensor(expert)] = 0.6
     chosen = torch.tensor(expert)[:, None]

@@ -16,19 +16,20 @@ from torch import Tensor
 from limoe.config import MoeParams
 from limoe.model.router.base import Draws, Router, Routing
 from limoe.model.router.places import Places, capacities, slots_bound
+from limoe.model.router.top_k import largest
 from limoe.model.tokens import MODALITIES, Layout
 
 
 class ExpertChoiceRouter(Router):
-    """threshold_ME: float32 buffer, scores from which an expert takes a token in evaluation. adjusted: int64, how often moved."""
+    """threshold_ME: float32 buffer, scores from which an expert takes a token in evaluation. adjusted_M: int64, how often moved."""
 
     threshold_ME: Tensor
-    adjusted: Tensor
+    adjusted_M: Tensor
 
     def __init__(self, width: int, moe: MoeParams, layer: int) -> None:
         super().__init__(width, moe, layer)
         self.register_buffer("threshold_ME", torch.full((len(MODALITIES), moe.experts), 1 / moe.experts))
-        self.register_buffer("adjusted", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("adjusted_M", torch.zeros(len(MODALITIES), dtype=torch.int64))
 
     def choose(self, scores_TE: Tensor, layout: Layout, draws: Draws | None) -> tuple[Tensor, Tensor, Places]:
         """As many choices a row as its most-chosen row has; a row's experts by descending score."""
@@ -43,7 +44,7 @@ class ExpertChoiceRouter(Router):
             taken_TE = (scores_TE >= self.threshold_ME[layout.modality_T]) & layout.real_T[:, None]
             slot_TE = torch.zeros_like(taken_TE, dtype=torch.int64)
         columns = max(1, int(taken_TE.sum(1).max()))
-        expert_TK = torch.where(taken_TE, scores_TE.detach(), -1.0).topk(columns, dim=1).indices
+        _, expert_TK = largest(torch.where(taken_TE, scores_TE.detach(), -1.0), columns)
         taken_TK = taken_TE.gather(1, expert_TK)
         return expert_TK, scores_TE.gather(1, expert_TK), Places(taken_TK, taken_TK, slot_TE.gather(1, expert_TK), slots)
 
@@ -63,18 +64,18 @@ class ExpertChoiceRouter(Router):
     def adjust(self, observed: Tensor) -> None:
         """The mean over groups enters a moving average that begins as a plain mean; an absent modality changes nothing."""
         present_M1 = observed[:, -1:]
-        weight = max(1 - self.moe.threshold_decay, 1 / (int(self.adjusted) + 1))
+        weight_M1 = (1 / (self.adjusted_M[:, None] + 1)).clamp(min=1 - self.moe.threshold_decay)
         mean_ME = observed[:, :-1] / present_M1.clamp(min=1)
-        moved_ME = self.threshold_ME + weight * (mean_ME - self.threshold_ME)
+        moved_ME = self.threshold_ME + weight_M1 * (mean_ME - self.threshold_ME)
         self.threshold_ME.copy_(torch.where(present_M1 > 0, moved_ME, self.threshold_ME))
-        self.adjusted += 1
+        self.adjusted_M += present_M1[:, 0] > 0
 
     def _quotas(self, layout: Layout) -> Tensor:
         """int64 (Q,): tokens of each modality that an expert takes in each group, by the numbers of `_quota_T`."""
         quotas = len(MODALITIES) * layout.groups
         number_T = torch.where(layout.real_T, _quota_T(layout), quotas)
         tokens_Q = (number_T[:, None] == torch.arange(quotas, device=number_T.device)).sum(0)
-        return torch.minimum(tokens_Q, capacities(tokens_Q, self.moe.k, self.moe.capacity_factor, self.moe.experts))
+        return capacities(tokens_Q, self.moe.k, self.moe.capacity_factor, self.moe.experts)
 
     def _rank(self, scores_TE: Tensor, layout: Layout) -> Tensor:
         """int64 (T, E): each row's rank by an expert's score in its group and modality; ties in the array's order."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from limoe.config import MoeParams
 from limoe.model.router.base import Draws, Routing
 from limoe.model.router.places import Places
-from limoe.model.router.top_k import TopKRouter
+from limoe.model.router.top_k import TopKRouter, largest
 from limoe.model.tokens import MODALITIES, Layout
 
 
@@ -30,7 +30,7 @@ class LossFreeRouter(TopKRouter):
 
     def choose(self, scores_TE: Tensor, layout: Layout, draws: Draws | None) -> tuple[Tensor, Tensor, Places]:
         """The K largest of score plus bias, best first."""
-        expert_TK = (scores_TE.detach() + self.bias_ME[layout.modality_T]).topk(self.moe.k, dim=1).indices
+        _, expert_TK = largest(scores_TE.detach() + self.bias_ME[layout.modality_T], self.moe.k)
         gate_TK = scores_TE.gather(1, expert_TK)
         return expert_TK, gate_TK, self.place(expert_TK, gate_TK, layout, draws)
 

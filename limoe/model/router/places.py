@@ -14,6 +14,9 @@ from torch import Tensor
 from limoe.model.tokens import IMAGE, TEXT, Layout
 
 
+ROUNDING = 1e-9  # a capacity that is a whole number stays one
+
+
 class Places(NamedTuple):
     """asked_TK, placed_TK, slot_TK and slots of a Routing (see there)."""
 
@@ -30,8 +33,13 @@ def unbounded(expert_TK: Tensor, layout: Layout) -> Places:
 
 
 def capacities(tokens_G: Tensor, k: int, factor: float, experts: int) -> Tensor:
-    """int64 (G,): places an expert has in each group of that many real tokens, ceil(tokens * K * cf / E)."""
-    return torch.ceil(tokens_G.double() * k * factor / experts).long()
+    """int64 (G,): places an expert has in each group of that many real tokens, ceil(tokens * K * cf / E), and no more than tokens.
+
+    >>> capacities(torch.tensor([100, 3]), k=1, factor=1.1, experts=2)  # 55.000000000000007 in floating point is 55
+    tensor([55,  2])
+    """
+    fair_G = tokens_G.double() * k * factor / experts
+    return torch.minimum(torch.ceil(fair_G - ROUNDING).long(), tokens_G)
 
 
 def claim_order(priority: str, gate_TK: Tensor, layout: Layout, order_T: Tensor) -> Tensor:
@@ -73,8 +81,8 @@ def claim(expert_TK: Tensor, order_T: Tensor, layout: Layout, factor: float, exp
 
 
 def slots_bound(rows: int, choices: int, factor: float, experts: int, ceilings: int) -> int:
-    """Places an expert has at most in a stream of so many rows: capacities are rounded up `ceilings` times.
+    """Places an expert has at most in a stream of so many rows: capacities are rounded up `ceilings` times, and bound by the rows.
 
     Rows may be padding: a bound that depends on shapes alone keeps shapes the same from step to step.
     """
-    return int(rows * choices * factor / experts) + 1 + ceilings
+    return min(rows, int(rows * choices * factor / experts) + 1 + ceilings)

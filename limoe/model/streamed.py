@@ -1,0 +1,67 @@
+"""The experts' MLPs one after the other, with as little memory traffic as the arithmetic allows.
+
+Axes: S placed choices sorted by expert, E experts, D width, F hidden width.
+
+Where the experts' weights do not fit into the cache, moving them is what costs: E = 32 at width 768 has 600 MB of them. Left to
+autograd, a loop casts all of them before the first product, keeps each expert's gradient by itself, and stacks and casts them at
+the end. Here a weight is cast when its expert's turn comes, and a gradient is written where it stays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class _StreamedExperts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
+        counts, dtype = counts_E.tolist(), x_SD.dtype
+        before_SF = x_SD.new_empty(len(x_SD), w1_EDF.shape[2])
+        after_SF, y_SD = torch.empty_like(before_SF), torch.empty_like(x_SD)
+        tensors = (x_SD, before_SF, after_SF, y_SD)
+        for e, (x, before, after, y) in enumerate(zip(*(torch.split(t, counts) for t in tensors), strict=True)):
+            torch.addmm(b1_EF[e].to(dtype), x, w1_EDF[e].to(dtype), out=before)
+            torch.ops.aten.gelu.out(before, out=after)
+            torch.addmm(b2_ED[e].to(dtype), after, w2_EFD[e].to(dtype), out=y)
+        ctx.counts = counts
+        ctx.save_for_backward(x_SD, before_SF, after_SF, w1_EDF, b1_EF, w2_EFD, b2_ED)
+        return y_SD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_SD, before_SF, after_SF, *weights = ctx.saved_tensors
+        w1_EDF, _, w2_EFD, _ = weights
+        gw1_EDF, gb1_EF, gw2_EFD, gb2_ED = (torch.empty_like(weight) for weight in weights)
+        gx_SD, dtype = torch.empty_like(x_SD), x_SD.dtype
+        tensors = (x_SD, before_SF, after_SF, grads[0], gx_SD)
+        for e, (x, before, after, gy, gx) in enumerate(zip(*(torch.split(t, ctx.counts) for t in tensors), strict=True)):
+            gbefore = torch.ops.aten.gelu_backward(gy @ w2_EFD[e].to(dtype).T, before)
+            _write(gw2_EFD[e], after.T, gy)
+            _write(gw1_EDF[e], x.T, gbefore)
+            torch.mm(gbefore, w1_EDF[e].to(dtype).T, out=gx)
+            gb2_ED[e] = gy.sum(0)
+            gb1_EF[e] = gbefore.sum(0)
+        return gx_SD, None, gw1_EDF, gb1_EF, gw2_EFD, gb2_ED
+
+
+def _write(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """out = a @ b, cast if `out` is of another dtype."""
+    if out.dtype == a.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(a @ b)
+
+
+def streamed_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
+    """(S, D) -> (S, D) in the dtype of x. The weights may be of a wider dtype: each is cast in its turn, their gradients are not.
+
+    counts_E: int64, choices of each expert, in the order of the rows of x. Cannot be differentiated twice.
+    """
+    with torch.autocast(x_SD.device.type, enabled=False):
+        out: Tensor = _StreamedExperts.apply(x_SD, counts_E, w1_EDF, b1_EF, w2_EFD, b2_ED)
+    return out
