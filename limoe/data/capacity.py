@@ -37,7 +37,7 @@ class Group:
 
     @property
     def capacity(self) -> int:
-        """Places an expert has."""
+        """Places an expert has (the router gives it no more than the group has tokens)."""
         return math.ceil(round(self.tokens * self.k * self.capacity_factor / self.experts, 9))
 
     def text_placed(self, text_experts: int, text_first: bool) -> float:

@@ -8,8 +8,8 @@ The memory is what must be held when a backward pass begins, on one device that 
 - activations: every tensor that autograd saves, without activation checkpointing. With bfloat16 the tower runs under autocast:
   residual stream, norms and router stay float32, what enters and leaves matrix products is bfloat16.
 Not counted: the similarity matrix of the contrastive loss (a chunk of it at a time), temporary tensors of single operations, the
-allocator's slack, data. Each expert's tokens are counted as placed, the worst case. `tests/model/test_costs.py` compares the
-activations with what autograd really saves.
+allocator's slack, data, the rows that a kernel adds to round an expert's number up. Each expert's tokens are counted as placed,
+the worst case. `tests/model/test_costs.py` compares the activations with what autograd really saves.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def attention_bytes(tower: TowerParams, tokens: int, size: int, fused: bool) -> 
 def mlp_bytes(tower: TowerParams, moe: MoeParams | None, size: int) -> float:
     """Of one token in a dense MLP (its input, the hidden layer before and after GELU), or in a router and K experts.
 
-    Expert choice and the kernel of capacity slots fill K cf rows a token, the others at most K.
+    Expert choice and the kernel of capacity slots fill K cf rows a token, the others at most K; `auto` counts as one of those.
     """
     if moe is None:
         return (tower.width + 2 * tower.hidden) * size

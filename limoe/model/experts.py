@@ -3,9 +3,10 @@
 Axes: S placed choices sorted by expert, C places of an expert, T rows of the stream, K choices, E experts, D width, F hidden
 width.
 
-Three kernels. `loop` is the specification; the others must equal it, gradients included. `grouped` is torch's grouped_mm over the
+Four kernels. `loop` is the specification; the others must equal it, gradients included. `grouped` is torch's grouped_mm over the
 sorted choices. `slots` is a batched product over all places of all experts, empty ones included: its shapes do not depend on what
-the router decided, so it can be compiled without graph breaks and captured, and a processor's cached kernels fit every step.
+the router decided, so it can be compiled without graph breaks, and captured. `streamed` is the loop with a backward pass of its
+own (limoe/model/streamed.py), for processors.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from limoe.model.streamed import streamed_experts
 
 SortedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 GROUPED_ALIGNMENT_BYTES = 16  # grouped_mm wants strides in multiples of it
+SMALL_EXPERT = 2**15  # weights of one of its matrices
+CPU_ROWS = 32  # oneDNN compiles a kernel for each number of bf16 rows, in about a millisecond: experts' numbers must recur
+    32  # oneDNN compiles a kernel for each number of bf16 rows, in about a millisecond: experts' numbers of rows must recur
+)
 
 
 def loop_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
@@ -52,14 +57,17 @@ def slot_experts(x_ECD: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b
 
 
 def choose_kernel(name: str, x_TD: Tensor, hidden: int, slots: int | None) -> str:
-    """The kernel for these rows: what `name` asks for; `auto`: `grouped` on a GPU where dtype and widths allow it, else `slots`.
+    """The kernel for these rows: what `name` asks for, or with `auto` the fastest that was measured (README, LOG.md).
 
-    Without bounded places (evaluation) there are no slots: what asks for them gets `loop`.
-    On two CPU cores `slots` is the fastest at every width that was measured (README, benchmarks).
+    On a GPU that is `grouped`, which needs a dtype of at most four bytes and aligned widths, else `slots`. On a processor it is
+    `slots` for small experts, where a loop's own cost shows, else `streamed`. Without bounded places (evaluation) there are no
+    slots: what asks for them gets `loop`, or `streamed` from `auto`.
     """
     if name == "auto":
         aligned = all(size * x_TD.element_size() % GROUPED_ALIGNMENT_BYTES == 0 for size in (x_TD.shape[1], hidden))
-        name = "grouped" if x_TD.is_cuda and x_TD.element_size() <= 4 and aligned else "slots"
+        on_gpu = "grouped" if x_TD.element_size() <= 4 and aligned else "slots"
+        small = slots is not None and x_TD.shape[1] * hidden <= SMALL_EXPERT
+        name = ("slots" if small else "streamed") if x_TD.device.type == "cpu" else on_gpu
     return "loop" if name == "slots" and slots is None else name
 
 
@@ -92,8 +100,9 @@ class Experts(nn.Module):
             x_SD = dispatch_rows(x_TD, _row_of(choice_S, routing), slot_TK, routing.placed_TK)
             y_SD = slot_experts(x_SD.view(experts, routing.slots, -1), *weights).flatten(0, 1)
         else:
-            slot_TK, choice_S, counts_E = sorted_order(routing, experts)
-            x_SD = dispatch_rows(x_TD, choice_S // slot_TK.shape[1], slot_TK, routing.placed_TK)
+            multiple = CPU_ROWS if kernel == "streamed" and x_TD.device.type == "cpu" and x_TD.element_size() < 4 else 1
+            slot_TK, choice_S, counts_E = sorted_order(routing, experts, multiple)
+            x_SD = dispatch_rows(x_TD, _row_of(choice_S, routing), slot_TK, routing.placed_TK)
             y_SD = SORTED_KERNELS[kernel](x_SD, counts_E, *weights)
         return combine_rows(y_SD, gate_TK, slot_TK, choice_S)
 
@@ -110,13 +119,22 @@ def slot_order(routing: Routing, experts: int, slots: int) -> tuple[Tensor, Tens
     return torch.where(routing.placed_TK, slot_TK, 0), choice_S
 
 
-def sorted_order(routing: Routing, experts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(slot_TK, choice_S, counts_E): the placed choices alone, sorted by expert, and how many each expert has."""
+def sorted_order(routing: Routing, experts: int, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """(slot_TK, choice_S, counts_E): the placed choices, sorted by expert, and how many slots each expert has.
+
+    That is how many choices it has, rounded up to a multiple; slots that are left over hold no choice.
+    """
     bin_N = torch.where(routing.placed_TK, routing.expert_TK, experts).flatten()
-    counts_E = torch.bincount(bin_N, minlength=experts + 1)[:experts]
-    by_bin_N = bin_N.argsort(stable=True)
-    choice_S = by_bin_N[: int(counts_E.sum())]
-    slot_N = torch.zeros_like(bin_N).scatter(0, choice_S, torch.arange(len(choice_S), device=bin_N.device))
+    sorted_N, by_bin_N = bin_N.sort(stable=True)
+    ends_B = torch.searchsorted(sorted_N, torch.arange(experts + 1, device=bin_N.device))
+    placed_E = ends_B.diff()
+    counts_E = (placed_E + multiple - 1) // multiple * multiple
+    filled, slots = int(placed_E.sum()), int(counts_E.sum())
+    sorted_N, by_bin_N = sorted_N[:filled], by_bin_N[:filled]
+    shift_E = (counts_E.cumsum(0) - counts_E) - ends_B[:-1]
+    slot_S = torch.arange(filled, device=bin_N.device) + shift_E[sorted_N]
+    choice_S = torch.full((slots,), len(bin_N), device=bin_N.device).scatter(0, slot_S, by_bin_N)
+    slot_N = torch.zeros_like(bin_N).scatter(0, by_bin_N, slot_S)
     return slot_N.view(routing.expert_TK.shape), choice_S, counts_E
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -19,27 +20,24 @@ from torch.autograd.function import once_differentiable
 class _StreamedExperts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
-        counts, dtype = counts_E.tolist(), x_SD.dtype
-        before_SF = x_SD.new_empty(len(x_SD), w1_EDF.shape[2])
-        after_SF, y_SD = torch.empty_like(before_SF), torch.empty_like(x_SD)
-        tensors = (x_SD, before_SF, after_SF, y_SD)
-        for e, (x, before, after, y) in enumerate(zip(*(torch.split(t, counts) for t in tensors), strict=True)):
-            torch.addmm(b1_EF[e].to(dtype), x, w1_EDF[e].to(dtype), out=before)
-            torch.ops.aten.gelu.out(before, out=after)
+        ctx.counts, dtype = counts_E.tolist(), x_SD.dtype
+        y_SD, kept = torch.empty_like(x_SD), []
+        for e, (x, y) in enumerate(zip(*(torch.split(t, ctx.counts) for t in (x_SD, y_SD)), strict=True)):
+            before = torch.addmm(b1_EF[e].to(dtype), x, w1_EDF[e].to(dtype))
+            after = F.gelu(before)
             torch.addmm(b2_ED[e].to(dtype), after, w2_EFD[e].to(dtype), out=y)
-        ctx.counts = counts
-        ctx.save_for_backward(x_SD, before_SF, after_SF, w1_EDF, b1_EF, w2_EFD, b2_ED)
+            kept += [before, after]
+        ctx.save_for_backward(x_SD, w1_EDF, b1_EF, w2_EFD, b2_ED, *kept)
         return y_SD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_SD, before_SF, after_SF, *weights = ctx.saved_tensors
-        w1_EDF, _, w2_EFD, _ = weights
-        gw1_EDF, gb1_EF, gw2_EFD, gb2_ED = (torch.empty_like(weight) for weight in weights)
+        x_SD, w1_EDF, b1_EF, w2_EFD, b2_ED, *kept = ctx.saved_tensors
+        gw1_EDF, gb1_EF, gw2_EFD, gb2_ED = (torch.empty_like(weight) for weight in (w1_EDF, b1_EF, w2_EFD, b2_ED))
         gx_SD, dtype = torch.empty_like(x_SD), x_SD.dtype
-        tensors = (x_SD, before_SF, after_SF, grads[0], gx_SD)
-        for e, (x, before, after, gy, gx) in enumerate(zip(*(torch.split(t, ctx.counts) for t in tensors), strict=True)):
+        rows = zip(*(torch.split(t, ctx.counts) for t in (x_SD, grads[0], gx_SD)), kept[::2], kept[1::2], strict=True)
+        for e, (x, gy, gx, before, after) in enumerate(rows):
             gbefore = torch.ops.aten.gelu_backward(gy @ w2_EFD[e].to(dtype).T, before)
             _write(gw2_EFD[e], after.T, gy)
             _write(gw1_EDF[e], x.T, gbefore)

@@ -21,7 +21,7 @@ from limoe.model.tokens import MODALITIES, Layout
 
 
 class ExpertChoiceRouter(Router):
-    """threshold_ME: float32 buffer, scores from which an expert takes a token in evaluation. adjusted_M: int64, how often moved."""
+    """threshold_ME: float32 buffer, scores from which an expert takes a token in evaluation; adjusted_M: how often it moved."""
 
     threshold_ME: Tensor
     adjusted_M: Tensor

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from limoe.model.tokens import IMAGE, TEXT, Layout
 
-
 ROUNDING = 1e-9  # a capacity that is a whole number stays one
 
 
@@ -33,7 +32,7 @@ def unbounded(expert_TK: Tensor, layout: Layout) -> Places:
 
 
 def capacities(tokens_G: Tensor, k: int, factor: float, experts: int) -> Tensor:
-    """int64 (G,): places an expert has in each group of that many real tokens, ceil(tokens * K * cf / E), and no more than tokens.
+    """int64 (G,): places an expert has in each group of that many real tokens: ceil(tokens * K * cf / E), at most tokens.
 
     >>> capacities(torch.tensor([100, 3]), k=1, factor=1.1, experts=2)  # 55.000000000000007 in floating point is 55
     tensor([55,  2])
@@ -81,7 +80,7 @@ def claim(expert_TK: Tensor, order_T: Tensor, layout: Layout, factor: float, exp
 
 
 def slots_bound(rows: int, choices: int, factor: float, experts: int, ceilings: int) -> int:
-    """Places an expert has at most in a stream of so many rows: capacities are rounded up `ceilings` times, and bound by the rows.
+    """Places an expert has at most in a stream of so many rows: capacities are rounded up `ceilings` times, bound by rows.
 
     Rows may be padding: a bound that depends on shapes alone keeps shapes the same from step to step.
     """
