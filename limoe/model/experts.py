@@ -26,8 +26,6 @@ SortedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor
 GROUPED_ALIGNMENT_BYTES = 16  # grouped_mm wants strides in multiples of it
 SMALL_EXPERT = 2**15  # weights of one of its matrices
 CPU_ROWS = 32  # oneDNN compiles a kernel for each number of bf16 rows, in about a millisecond: experts' numbers must recur
-    32  # oneDNN compiles a kernel for each number of bf16 rows, in about a millisecond: experts' numbers of rows must recur
-)
 
 
 def loop_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
