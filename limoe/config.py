@@ -285,6 +285,7 @@ class TrainParams(Section):
     init_bias: float
     start_from: str | None
     bucket: int = Field(ge=1)
+    compile: Literal["auto"] | bool
     crop_scale: float = Field(gt=0, le=1)
     color_jitter: float = Field(ge=0, lt=1)
     max_bad_steps: int = Field(ge=1)

@@ -41,11 +41,17 @@ def loop_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, 
 
 
 def grouped_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
-    """All experts in two grouped matrix products; needs float32, bfloat16 or float16 and aligned widths."""
-    ends_E = counts_E.cumsum(0).to(torch.int32)
-    expert_S = torch.repeat_interleave(torch.arange(len(counts_E), device=x_SD.device), counts_E)
-    hidden_SF = F.gelu(F.grouped_mm(x_SD, w1_EDF, offs=ends_E) + b1_EF.index_select(0, expert_S))
-    return F.grouped_mm(hidden_SF, w2_EFD, offs=ends_E) + b2_ED.index_select(0, expert_S)
+    """All experts in two grouped matrix products; needs float32, bfloat16 or float16 and aligned widths.
+
+    Rows after the last expert's come out as zeros: grouped_mm leaves them, and their gradients, as it finds them.
+    """
+    ends_E = counts_E.cumsum(0)
+    offsets_E = ends_E.to(torch.int32)
+    place_S = torch.arange(len(x_SD), device=x_SD.device)
+    expert_S = torch.searchsorted(ends_E, place_S, right=True).clamp(max=len(counts_E) - 1)
+    inside_S1 = (place_S < ends_E[-1])[:, None]
+    before_SF = torch.where(inside_S1, F.grouped_mm(x_SD, w1_EDF, offs=offsets_E) + b1_EF.index_select(0, expert_S), 0)
+    return torch.where(inside_S1, F.grouped_mm(F.gelu(before_SF), w2_EFD, offs=offsets_E) + b2_ED.index_select(0, expert_S), 0)
 
 
 def slot_experts(x_ECD: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
@@ -57,13 +63,13 @@ def slot_experts(x_ECD: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b
 def choose_kernel(name: str, x_TD: Tensor, hidden: int, slots: int | None) -> str:
     """The kernel for these rows: what `name` asks for, or with `auto` the fastest that was measured (README, LOG.md).
 
-    On a GPU that is `grouped`, which needs a dtype of at most four bytes and aligned widths, else `slots`. On a processor it is
+    On a GPU that is `grouped`, for two-byte dtypes and aligned widths, else `slots`. On a processor it is
     `slots` for small experts, where a loop's own cost shows, else `streamed`. Without bounded places (evaluation) there are no
     slots: what asks for them gets `loop`, or `streamed` from `auto`.
     """
     if name == "auto":
         aligned = all(size * x_TD.element_size() % GROUPED_ALIGNMENT_BYTES == 0 for size in (x_TD.shape[1], hidden))
-        on_gpu = "grouped" if x_TD.element_size() <= 4 and aligned else "slots"
+        on_gpu = "grouped" if x_TD.element_size() == 2 and aligned else "slots"
         small = slots is not None and x_TD.shape[1] * hidden <= SMALL_EXPERT
         name = ("slots" if small else "streamed") if x_TD.device.type == "cpu" else on_gpu
     return "loop" if name == "slots" and slots is None else name
@@ -100,6 +106,8 @@ class Experts(nn.Module):
         else:
             multiple = CPU_ROWS if kernel == "streamed" and x_TD.device.type == "cpu" and x_TD.element_size() < 4 else 1
             slot_TK, choice_S, counts_E = sorted_order(routing, experts, multiple)
+            if kernel != "grouped":  # which takes the empty rows at the end, and so shapes that no decision changes
+                choice_S = choice_S[: int(counts_E.sum())]
             x_SD = dispatch_rows(x_TD, _row_of(choice_S, routing), slot_TK, routing.placed_TK)
             y_SD = SORTED_KERNELS[kernel](x_SD, counts_E, *weights)
         return combine_rows(y_SD, gate_TK, slot_TK, choice_S)
@@ -120,19 +128,20 @@ def slot_order(routing: Routing, experts: int, slots: int) -> tuple[Tensor, Tens
 def sorted_order(routing: Routing, experts: int, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """(slot_TK, choice_S, counts_E): the placed choices, sorted by expert, and how many slots each expert has.
 
-    That is how many choices it has, rounded up to a multiple; slots that are left over hold no choice.
+    That is how many choices it has, rounded up to a multiple; slots that are left over hold no choice, those after the last
+    expert's included. S is the most that may be needed, whatever was decided.
     """
     bin_N = torch.where(routing.placed_TK, routing.expert_TK, experts).flatten()
     sorted_N, by_bin_N = bin_N.sort(stable=True)
-    ends_B = torch.searchsorted(sorted_N, torch.arange(experts + 1, device=bin_N.device))
-    placed_E = ends_B.diff()
+    first_B = torch.searchsorted(sorted_N, torch.arange(experts + 1, device=bin_N.device))
+    placed_E = first_B.diff()
     counts_E = (placed_E + multiple - 1) // multiple * multiple
-    filled, slots = int(placed_E.sum()), int(counts_E.sum())
-    sorted_N, by_bin_N = sorted_N[:filled], by_bin_N[:filled]
-    shift_E = (counts_E.cumsum(0) - counts_E) - ends_B[:-1]
-    slot_S = torch.arange(filled, device=bin_N.device) + shift_E[sorted_N]
-    choice_S = torch.full((slots,), len(bin_N), device=bin_N.device).scatter(0, slot_S, by_bin_N)
-    slot_N = torch.zeros_like(bin_N).scatter(0, by_bin_N, slot_S)
+    slots = len(bin_N) + experts * (multiple - 1)
+    shift_B = F.pad((counts_E.cumsum(0) - counts_E) - first_B[:-1], (0, 1))
+    slot_N = torch.arange(len(bin_N), device=bin_N.device) + shift_B[sorted_N]
+    slot_N = torch.where(sorted_N < experts, slot_N, slots)  # choices without a place share one behind the last slot
+    choice_S = torch.full((slots + 1,), len(bin_N), device=bin_N.device).scatter(0, slot_N, by_bin_N)[:-1]
+    slot_N = torch.zeros_like(bin_N).scatter(0, by_bin_N, torch.where(sorted_N < experts, slot_N, 0))
     return slot_N.view(routing.expert_TK.shape), choice_S, counts_E
 
 

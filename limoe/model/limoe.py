@@ -92,6 +92,14 @@ class Limoe(nn.Module):
         image_rows, text_rows = layout.split(x_TD)
         return Output(self.pool_images(image_rows, layout), self.pool_text(text_rows, layout), layout, routings)
 
+    def compile_blocks(self) -> None:
+        """Put every block through torch.compile, at its first call. With a bucket their shapes recur, and so do their graphs.
+
+        A block is one graph with the expert kernels `slots` and (in bf16) `grouped`. Sizes are static: a few graphs, each specialised.
+        """
+        for block in self.encoder.blocks:
+            block.compile(dynamic=False)
+
     def adjust_routers(self, outputs: Sequence[Output]) -> None:
         """Move the routers' balancing state, if they have any: once an optimiser step, from all outputs that went into it."""
         for layer in outputs[0].routings:

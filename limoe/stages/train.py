@@ -87,6 +87,8 @@ def _fit(
         start.load_into(model)
     if isinstance(model, Limoe):
         model.bucket = train.bucket
+        if train.compile is True or (train.compile == "auto" and device.type == "cuda"):
+            model.compile_blocks()
     model = model.to(device)
     task = ContrastiveTask(model, config.moe, train, pick_precision(train.precision, device))
     loader = PairLoader(prepared, params.model.tower, train, params.machine)
