@@ -95,7 +95,7 @@ class Limoe(nn.Module):
     def compile_blocks(self) -> None:
         """Put every block through torch.compile, at its first call. With a bucket their shapes recur, and so do their graphs.
 
-        A block is one graph with the expert kernels `slots` and (in bf16) `grouped`. Sizes are static: a few graphs, no general one.
+        A block is one graph with the expert kernels `slots` and, in bf16, `grouped`. Sizes are static: a few graphs result.
         """
         for block in self.encoder.blocks:
             block.compile(dynamic=False)
