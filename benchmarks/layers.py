@@ -127,11 +127,15 @@ class Input:
 
 
 class Sparse:
-    """The sparse layer as the training runs it: noise, router, softmax, BPR, dispatch, experts, combine, and the statistics."""
+    """The sparse layer as the training runs it: noise, router, softmax, BPR, dispatch, experts, combine, and the statistics.
 
-    def __init__(self, given: Input, kernel: str) -> None:
+    seed: of the noise. Layers that take turns need seeds of their own: on the same noise experts get the same numbers of rows,
+    and a later layer would find the kernels that an earlier one had a library compile for them.
+    """
+
+    def __init__(self, given: Input, kernel: str, seed: int = 0) -> None:
         shape = given.shape
-        self.given = given
+        self.given, self.seed = given, seed
         moe = moe_params(shape.experts, given.layout.images, kernel)
         self.layer = MoeMlp(shape.width, shape.hidden, moe, LAYER).to(given.x_TD.device).train()
         with torch.no_grad():
@@ -145,7 +149,7 @@ class Sparse:
         routings: dict[int, Routing] = {}
 
         def forward() -> Tensor:
-            draws = NoiseKey(0, self.step).draw(layout, LAYER, self.given.shape.experts)
+            draws = NoiseKey(self.seed, self.step).draw(layout, LAYER, self.given.shape.experts)
             y_TD, routings[LAYER] = self.layer(self.given.x_TD, layout, draws)
             return y_TD
 
@@ -188,7 +192,8 @@ def compiled_dense(given: Input, mlp: Mlp) -> Subject:
 def memory_floor(given: Input) -> Subject:
     """What no sparse layer can avoid: reading all experts' weights twice, and writing their gradients once into fresh memory.
 
-    The weights are float32. In bf16 each expert's are cast as they are read, which stays in the cache; gradients are float32.
+    The weights are float32. In bf16 each expert's are cast as they are read, which stays in the cache; gradients are float32,
+    and given back after the clock has stopped, like those of a layer.
     """
     shape = given.shape
     sizes = (shape.experts, shape.width, shape.hidden), (shape.experts, shape.hidden, shape.width)
@@ -197,11 +202,14 @@ def memory_floor(given: Input) -> Subject:
     def read(matrix: Tensor) -> Tensor:
         return matrix.sum() if given.precision == torch.float32 else matrix.to(given.precision)
 
+    written: list[Tensor] = []
+
     def touch() -> list[Tensor]:
         for _ in range(2):
             for weight in weights:
                 for matrix in weight:
                     read(matrix)
-        return [torch.empty_like(weight).fill_(0) for weight in weights]  # zeros would be pages that nobody has touched
+        written.extend(torch.empty_like(weight).fill_(0) for weight in weights)  # zeros would be pages that nobody has touched
+        return written
 
-    return Subject("memory floor", touch)
+    return Subject("memory floor", touch, written.clear)

@@ -45,7 +45,7 @@ QUICK_GROWTH = tuple(Shape(32, 64, experts, 64 * experts) for experts in (4, 8))
 def measure_layer(report: Report, bench: Bench, case: Case, precision: str, compile_dense: bool) -> None:
     """Every kernel of ours, dense (eager and compiled) and the memory floor, by turns; the bar is for what `auto` takes."""
     given = Input.of(case.shape, DTYPES[precision], bench.device)
-    sparse = {kernel: Sparse(given, kernel) for kernel in KERNELS}
+    sparse = {kernel: Sparse(given, kernel, seed) for seed, kernel in enumerate(KERNELS)}
     dense, mlp = dense_subject(given)
     subjects = [dense, *(given.subject(name, each.layer, each.run) for name, each in sparse.items()), memory_floor(given)]
     title = f"layer: {case.shape}, {precision}"

@@ -59,7 +59,7 @@ def st_moe(given: Input) -> tuple[nn.Module, Forward]:
     from st_moe_pytorch import MoE
 
     shape = given.shape
-    block = MoE(dim=shape.width, num_experts=shape.experts, expert_hidden_mult=shape.hidden // shape.width)
+    block = MoE(dim=shape.width, num_experts=shape.experts, expert_hidden_mult=shape.hidden / shape.width)
     with torch.no_grad():
         block.gate.to_gates.weight.copy_(given.router_ED)
     return block, lambda x: block(x).outputs

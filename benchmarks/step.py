@@ -24,6 +24,7 @@ from limoe.config import CONTESTANTS, Contestant, Params
 from limoe.data.prepared import Prepared
 from limoe.dist import pick_precision
 from limoe.model.io import ModelConfig, build_model
+from limoe.model.limoe import Limoe
 from limoe.model.tokens import PairBatch
 from limoe.train.contestants import cost, model_config
 from limoe.train.loop import Loader, Trainer
@@ -93,7 +94,12 @@ def trainer_of(params: Params, contestant: Contestant, device: torch.device, fol
     config = config_of(params, contestant)
     train = params.train_for(contestant)
     torch.manual_seed(train.seed)
-    model = build_model(config).to(device).train()
+    model = build_model(config)
+    if isinstance(model, Limoe):
+        model.bucket = train.bucket
+        if train.compile is True or (train.compile == "auto" and device.type == "cuda"):
+            model.compile_blocks()
+    model = model.to(device).train()
     task = ContrastiveTask(model, config.moe, train, pick_precision(train.precision, device))
     loader: Loader = Drawn(params, device)
     return Trainer(task, loader, train, folder / contestant, on_row=lambda _: None, on_rows=lambda _: None)
@@ -107,6 +113,12 @@ def subject_of(trainer: Trainer, name: str) -> Subject:
         trainer.step = (trainer.step + 1) % trainer.train.steps
 
     return Subject(name, run)
+
+
+def placed(trainer: Trainer) -> float:
+    """Share of the choices so far that found a place: what kernels that follow the decisions do less, where it is below 1."""
+    rows = trainer.meter.rows(trainer.step)
+    return sum(row["placed"] for row in rows) / sum(row["assigned"] for row in rows)
 
 
 def main(argv: Sequence[str] | None = None) -> Report:
@@ -126,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> Report:
     notes = {str(name): f"{flops(params, name, trainer) / 1e6:.1f} MFLOP a pair" for name, trainer in trainers.items()}
     rows = compare(title, samples, "clip", bars={"limoe": STEP_BAR}, notes=notes)
     report.add(rows + compare(title, samples, "dense", ["limoe"]))
+    report.note(f"limoe, a fresh router: {placed(trainers['limoe']):.1%} of the choices were placed")
     report.finish(chosen.json)
     return report
 

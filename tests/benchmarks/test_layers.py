@@ -131,6 +131,15 @@ def test_a_run_gives_gradients_to_rows_and_all_weights_and_a_reset_frees_them(gi
     assert all(p.grad is None for p in (given.x_TD, *sparse.layer.parameters()))
 
 
+def test_layers_that_take_turns_do_not_share_their_noise(given: Input) -> None:
+    placed = []
+    for seed in (0, 1, 1):
+        sparse = Sparse(given, "loop", seed)
+        sparse.run()
+        placed.append([row["assigned"] for row in sparse.meter.rows(1)])
+    assert placed[0] != placed[1] == placed[2]
+
+
 def test_in_bf16_weights_stay_float32(given: Input) -> None:
     half = Input.of(SHAPE, torch.bfloat16, CPU)
     sparse, (dense, mlp) = Sparse(half, "loop"), dense_subject(half)
@@ -155,9 +164,12 @@ def test_a_layer_that_drops_is_refused(given: Input) -> None:
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_memory_floor_writes_float32_gradients_of_all_weights(precision: torch.dtype) -> None:
-    written = memory_floor(Input.of(SHAPE, precision, CPU)).run()
+    floor = memory_floor(Input.of(SHAPE, precision, CPU))
+    written = floor.run()
     sizes = [(SHAPE.experts, SHAPE.width, SHAPE.hidden), (SHAPE.experts, SHAPE.hidden, SHAPE.width)]
     assert [(tuple(x.shape), x.dtype) for x in written] == [(size, torch.float32) for size in sizes]
+    floor.reset()
+    assert written == []  # so that nothing was freed under the clock, and nothing stays
 
 
 @pytest.mark.parametrize("text", ["384x1536x8", "axbxcxd", ""])

@@ -59,6 +59,24 @@ def test_a_run_is_an_optimiser_step_of_the_training(tiny: Params, tmp_path: Path
     assert sum(row["tokens"] for row in trainer.meter.rows(0) if row["expert"] == 0) == 16 * 4 + tokens
 
 
+@pytest.mark.parametrize("contestant", ["limoe", "dense"])
+def test_streams_are_bucketed_and_blocks_compiled_as_the_settings_say(contestant: str, tmp_path: Path) -> None:
+    changes = {compiled: (*QUICK, "train.bucket=48", f"train.compile={compiled}") for compiled in ("auto", "true")}
+    trainers = {name: trainer_of(Params.load(PARAMS, changed), contestant, CPU, tmp_path) for name, changed in changes.items()}
+    for compiled, trainer in trainers.items():
+        assert trainer.model.bucket == 48
+        for block in trainer.model.encoder.blocks:
+            assert (block._compiled_call_impl is not None) == (compiled == "true")
+
+
+def test_how_much_was_placed_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "step.json"
+    main(["--quick", "--threads", "1", "--device", "cpu", "--json", str(path)])
+    (note,) = checked(path)["notes"]
+    share = float(note.removeprefix("limoe, a fresh router: ").removesuffix("% of the choices were placed"))
+    assert 25 < share < 100  # one of four experts has 1.05 / 4 of the places
+
+
 def test_the_quantiles_are_the_default_datas() -> None:
     assert fmean(CAPTION_QUANTILES) == pytest.approx(8.7, abs=0.1)
     assert max(CAPTION_QUANTILES) <= Params.load(PARAMS).model.tower.text_length
