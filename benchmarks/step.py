@@ -118,7 +118,7 @@ def subject_of(trainer: Trainer, name: str) -> Subject:
 def placed(trainer: Trainer) -> float:
     """Share of the choices so far that found a place: what kernels that follow the decisions do less, where it is below 1."""
     rows = trainer.meter.rows(trainer.step)
-    return sum(row["placed"] for row in rows) / sum(row["assigned"] for row in rows)
+    return float(sum(row["placed"] for row in rows) / sum(row["assigned"] for row in rows))
 
 
 def main(argv: Sequence[str] | None = None) -> Report:
