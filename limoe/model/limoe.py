@@ -7,9 +7,9 @@ width, C colour channels, H height, W width in px.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from limoe.model.tokens import PAD_ID, Layout, PairBatch, flat_ids
 
 COLOURS = 3
 EMBEDDING_STD = 0.02
+MOST_GRAPHS = 64  # of compiled blocks
 LONGEST_MULTIPLE = 8  # of the longest caption, where shapes are to recur: two or three shapes for attention
 
 
@@ -92,13 +93,16 @@ class Limoe(nn.Module):
         image_rows, text_rows = layout.split(x_TD)
         return Output(self.pool_images(image_rows, layout), self.pool_text(text_rows, layout), layout, routings)
 
-    def compile_blocks(self) -> None:
-        """Put every block through torch.compile, at its first call. With a bucket their shapes recur, and so do their graphs.
+    def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Put every block through torch.compile (with this backend of it), at its first call.
 
-        A block is one graph with the expert kernels `slots` and, in bf16, `grouped`. Sizes are static: a few graphs result.
+        A block is one graph with the expert kernels `slots` and, in bf16, `grouped`. Sizes are static: there is a graph for each
+        shape of the stream, for dense and for sparse blocks. With a bucket few shapes come, again and again. All graphs count
+        towards one limit, past which torch runs what is new without compiling it: eight, which five shapes would exceed.
         """
+        torch._dynamo.config.recompile_limit = MOST_GRAPHS
         for block in self.encoder.blocks:
-            block.compile(dynamic=False)
+            block.compile(dynamic=False, backend=backend)
 
     def adjust_routers(self, outputs: Sequence[Output]) -> None:
         """Move the routers' balancing state, if they have any: once an optimiser step, from all outputs that went into it."""

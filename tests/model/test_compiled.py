@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from modelkit import moe, tower
+from modelkit import VOCAB, batch, moe, tower
 from torch._dynamo.testing import CompileCounter
 
 from limoe.model.encoder import Block
+from limoe.model.limoe import Limoe
 from limoe.model.router import NoiseKey
 from limoe.model.tokens import Layout
 
@@ -60,3 +61,19 @@ def test_captions_of_other_lengths_need_no_other_graph(router, k, kernel):
     for number in range(len(LENGTHS)):
         results(block, compiled, number)
     assert counter.frame_count == 1
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo itself looks at it
+def test_every_shape_of_the_stream_has_its_graphs(monkeypatch):
+    """Five, as many as the default data have: a graph each for the dense and for the sparse block, and none again."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)  # put back at the end
+    model, counter = Limoe(tower(depth=2), moe(kernel="slots"), VOCAB, bucket=8).train(), CompileCounter()
+    model.compile_blocks(backend=counter)
+    shapes = set()
+    for repeat in range(2):
+        for words in range(1, 6):
+            output = model(batch(longest=words, shortest=words), NoiseKey(0, repeat))
+            shapes.add(len(output.layout.real_T))
+    assert len(shapes) == 5
+    assert counter.frame_count == 2 * 5
