@@ -196,9 +196,23 @@ MUTANTS = (
     Mutant(
         "thresholds that start out slowly",
         "limoe/model/router/expert_choice.py",
-        "max(1 - self.moe.threshold_decay, 1 / (int(self.adjusted) + 1))",
+        "(1 / (self.adjusted_M[:, None] + 1)).clamp(min=1 - self.moe.threshold_decay)",
         "1 - self.moe.threshold_decay",
         STATE,
+    ),
+    Mutant(
+        "routers' state never moved",
+        "limoe/train/loop.py",
+        "            self.task.adjust([objective])\n",
+        "",
+        LOOP,
+    ),
+    Mutant(
+        "routers' state moved by the first micro-batch alone",
+        "limoe/model/limoe.py",
+        "for output in outputs if output.layout is not None]",
+        "for output in outputs[:1] if output.layout is not None]",
+        LOOP,
     ),
 )
 

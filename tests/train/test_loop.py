@@ -7,15 +7,16 @@ import json
 
 import pytest
 import torch
-from modelkit import PARAMS, VOCAB, batch, moe, tower
+from modelkit import PARAMS, VOCAB, batch, moe, take, tower
 
 from limoe.errors import UserError
 from limoe.model.limoe import Limoe
+from limoe.model.router import NoiseKey
 from limoe.model.tokens import PairBatch
 from limoe.train.loop import MAX_LOG_SCALE, Trainer
 from limoe.train.optim import optimizer_tensors
 from limoe.train.outcome import final_metrics, timing, write_journals
-from limoe.train.step import ContrastiveTask
+from limoe.train.step import ContrastiveTask, Objective
 
 RECIPE = {"steps": 9, "batch": 8, "warmup": 2, "checkpoint_every": 4, "log_every": 3, "lr": 0.01, "max_bad_steps": 3}
 
@@ -44,9 +45,9 @@ class Killed(Exception):
     pass
 
 
-def trainer(folder, kind="limoe", loader=None, rows=None, **changes) -> Trainer:
+def trainer(folder, kind="limoe", loader=None, rows=None, router="top-k", **changes) -> Trainer:
     torch.manual_seed(0)
-    params = moe() if kind == "limoe" else None
+    params = moe(router=router) if kind == "limoe" else None
     model = Limoe(tower(), params, VOCAB)
     train = type(PARAMS.train).model_validate(PARAMS.train.model_dump() | RECIPE | changes)
     task = ContrastiveTask(model, params, train, precision=torch.float32)
@@ -62,9 +63,12 @@ def without_times(run: Trainer) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "time"} for row in run.metrics.rows()]
 
 
-@pytest.mark.parametrize("killed_after", [1, 3, 4, 5, 8])
-def test_resumed_equals_undisturbed(tmp_path, killed_after):
-    whole = trainer(tmp_path / "whole")
+@pytest.mark.parametrize(
+    "killed_after,router",
+    [(1, "top-k"), (3, "top-k"), (4, "top-k"), (5, "top-k"), (8, "top-k"), (5, "loss-free"), (5, "expert-choice")],
+)
+def test_resumed_equals_undisturbed(tmp_path, killed_after, router):
+    whole = trainer(tmp_path / "whole", router=router)
     whole.run()
 
     class Mortal(Batches):
@@ -74,9 +78,9 @@ def test_resumed_equals_undisturbed(tmp_path, killed_after):
             return super().__next__()
 
     with pytest.raises(Killed):
-        trainer(tmp_path / "torn", loader=Mortal()).run()
+        trainer(tmp_path / "torn", loader=Mortal(), router=router).run()
     rows = []
-    torn = trainer(tmp_path / "torn", rows=rows)
+    torn = trainer(tmp_path / "torn", rows=rows, router=router)
     assert torn.step == killed_after // 4 * 4
     torn.run()
     for name, tensor in state(whole).items():
@@ -84,6 +88,44 @@ def test_resumed_equals_undisturbed(tmp_path, killed_after):
     assert without_times(torn) == without_times(whole)
     assert torn.routing.rows() == whole.routing.rows()
     assert rows == torn.metrics.rows()  # the tracker gets every row, with the times at which they were made
+
+
+STATES = {"loss-free": "bias_ME", "expert-choice": "threshold_ME"}
+
+
+@pytest.mark.parametrize("router", STATES)
+def test_a_routers_state_moves_at_every_step_that_is_taken(tmp_path, router):
+    run = trainer(tmp_path, router=router, loader=Batches({0}), steps=2)
+    before = {name: tensor.clone() for name, tensor in run.model.named_buffers() if name.endswith(STATES[router])}
+    assert len(before) == 2  # sparse blocks
+    run.train = run.train.model_copy(update={"steps": 1})
+    run.run()
+    assert run.guard.skipped == 1
+    for name, tensor in before.items():
+        assert torch.equal(run.model.get_buffer(name), tensor), name
+    run.train = run.train.model_copy(update={"steps": 2})
+    run.run()
+    for name, tensor in before.items():
+        assert not torch.equal(run.model.get_buffer(name), tensor), name
+
+
+@pytest.mark.parametrize("router", STATES)
+def test_a_routers_state_moves_by_all_micro_batches_as_by_the_whole(router):
+    moved = []
+    for parts in (1, 2, 4):
+        torch.manual_seed(0)
+        model = Limoe(tower(), moe(router=router, group_pairs=2), VOCAB).double().train()
+        task = ContrastiveTask(model, moe(router=router, group_pairs=2), PARAMS.train, precision=torch.float32)
+        whole, size = batch(dtype=torch.float64), 8 // parts
+        outputs = [
+            model(take(whole, list(range(i * size, (i + 1) * size))), NoiseKey(0, 0, first_group=i * size // 2))
+            for i in range(parts)
+        ]
+        task.adjust([Objective({}, {}, output) for output in outputs])
+        moved.append({name: tensor.clone() for name, tensor in model.named_buffers()})
+    for name, tensor in moved[0].items():
+        for other in moved[1:]:
+            torch.testing.assert_close(other[name], tensor, rtol=1e-9, atol=1e-12, msg=name)
 
 
 def test_rows_that_were_not_handed_over_are_when_it_goes_on(tmp_path):
