@@ -104,7 +104,7 @@ def doctor(
 
 @app.command(rich_help_panel=TOOLS)
 def info(
-    model: Annotated[str | None, typer.Argument(help="A preset, or a file of parameters (*.yaml); all presets without.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A preset, or a file of parameters (*.yaml); neither: all presets.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pairs that a device holds at a time.")] = None,
     samples: Annotated[float | None, typer.Option(help="Pairs seen in a whole training: FLOPs and days.")] = None,
     mfu: Annotated[float | None, typer.Option(help="With --samples: share of the peak that is reached; 0.4.")] = None,
@@ -157,7 +157,7 @@ def upcycle(
         from limoe.data.thresholds import with_thresholds
         from limoe.model.upcycle import upcycle_directory
 
-        upcycle_directory(dense, out, with_thresholds(resolved, paths).model.moe, resolved.train.seed)
+        upcycle_directory(dense, out, with_thresholds(resolved, paths).model, resolved.train.seed)
         begin = f"contestants.limoe.start_from={os.path.relpath(out, paths.root)}"
         _next(shlex.join(["limoe", "train", "limoe", *(f"--set={one}" for one in (*(overrides or ()), begin))]))
 

@@ -192,6 +192,14 @@ class MoeParams(Section):
             raise ValueError(f"{blocks!r} is no placement; allowed are {ALLOWED}")
         return blocks
 
+    @field_validator("tau_text", "tau_image", mode="before")
+    @classmethod
+    def _threshold(cls, tau: object) -> object:
+        number = isinstance(tau, int | float) and not isinstance(tau, bool) and tau >= 0
+        if not (tau is None or tau == "balance" or number):
+            raise ValueError(f"{tau!r} is no threshold; allowed are a number of nats from 0, balance, or null")
+        return tau
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.k > self.experts:
@@ -297,6 +305,13 @@ class TrainParams(Section):
         if self.warmup + (self.cooldown if self.schedule == "rsqrt" else 0) > self.steps:
             raise ValueError(f"warmup ({self.warmup}), and cooldown if the schedule is rsqrt, must fit into steps ({self.steps})")
         return self
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _compiles(cls, compiles: object) -> object:
+        if not (compiles == "auto" or isinstance(compiles, bool)):
+            raise ValueError(f"{compiles!r} is not allowed: auto, true or false are")
+        return compiles
 
     @field_validator("mixture")
     @classmethod

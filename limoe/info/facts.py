@@ -53,7 +53,8 @@ def find_model(name: str, overrides: tuple[str, ...] = ()) -> tuple[Preset, int]
     if not name.endswith(YAML):
         if overrides:
             raise UserError(
-                f"--set changes a file of parameters, and {name} is a preset: limoe info {name} --yaml writes it as one"
+                f"--set changes a file of parameters, and {name} is a preset: `limoe info {name} --yaml` writes an overlay, and "
+                f"`limoe params --overlay` merges it into params.yaml"
             )
         return find_preset(name), PAIRS
     if not Path(name).is_file():

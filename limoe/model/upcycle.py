@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from limoe.config import MoeParams
+from limoe.config import ModelParams, MoeParams
 from limoe.errors import UserError
 from limoe.files import read_json
 from limoe.model.io import ModelConfig, build_model, load_model, read_config, save_model
@@ -84,14 +84,18 @@ def upcycle(dense: Mapping[str, Tensor], fresh: Mapping[str, Tensor], moe: MoePa
     return state
 
 
-def upcycle_directory(source: Path, out: Path, moe: MoeParams, seed: int) -> None:
+def upcycle_directory(source: Path, out: Path, model_params: ModelParams, seed: int) -> None:
     """Write the model directory `out`, a LIMoE made of the dense model directory `source`. seed: of renormalised routers.
 
-    UserError if `source` is no dense model directory, `out` exists, or the settings are refused.
+    UserError if `source` is no dense model directory or has another tower than the settings, `out` exists, or they are refused.
     """
+    moe = model_params.moe
     if os.path.lexists(out):
         raise UserError(f"{out}: already there; name a folder that does not exist yet")
     dense = read_config(source)
+    for name, ours in model_params.tower:
+        if (theirs := getattr(dense.tower, name)) != ours:
+            raise UserError(f"{source}: its tower has {name} {theirs}, and model.tower.{name} is {ours}: set it to {theirs}")
     try:
         config = upcycled_config(dense, moe)
     except UserError as error:

@@ -33,6 +33,8 @@ class Start:
     @classmethod
     def of(cls, folder: Path, config: ModelConfig, tokenizer: Path) -> Start:
         """UserError unless `folder` is a model directory of the same tower, experts and tokenizer (a file)."""
+        if not (folder / "config.json").is_file():
+            raise UserError(f"train.start_from: {folder} is no model directory (it has no config.json)")
         there = read_config(folder)
         if there.kind == "dense" and config.kind == "limoe":
             assert config.moe is not None

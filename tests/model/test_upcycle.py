@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from modelkit import EOS, VOCAB, batch, moe, padded_ids, tower
+from modelkit import EOS, PARAMS, VOCAB, batch, moe, padded_ids, tower
 
-from limoe.config import MoeParams
+from limoe.config import ModelParams, MoeParams
 from limoe.errors import UserError
 from limoe.model.io import ModelConfig, build_model, load_model, read_config, save_model
 from limoe.model.limoe import Limoe
@@ -146,24 +146,34 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_directory_becomes_a_directory(folder, tmp_path):
     params = moe(k=2, renormalise=True)
-    upcycle_directory(folder, tmp_path / "sparse", params, seed=3)
+    upcycle_directory(folder, tmp_path / "sparse", settings(params), seed=3)
     assert read_config(tmp_path / "sparse") == upcycled_config(DENSE, params)
     mine, theirs = load_model(tmp_path / "sparse"), load_model(folder)
     for one, other in zip(embeddings(mine, torch.float32), embeddings(theirs, torch.float32), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     assert (tmp_path / "sparse" / "tokenizer.json").read_text() == '{"a": 1}'
     assert json.loads((tmp_path / "sparse" / "preprocess.json").read_text()) == {"image_size": 16}
-    upcycle_directory(folder, tmp_path / "again", params, seed=3)
+    upcycle_directory(folder, tmp_path / "again", settings(params), seed=3)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("sparse", "again")]
     assert weights[0] == weights[1]
 
 
+def settings(experts: MoeParams, **changes) -> ModelParams:
+    return ModelParams(tower=DENSE.tower.model_copy(update=changes), moe=experts, clip=PARAMS.model.clip)
+
+
+def test_another_tower_is_refused(folder, tmp_path):
+    with pytest.raises(UserError, match=r"its tower has embed_dim 8, and model.tower.embed_dim is 9: set it to 8"):
+        upcycle_directory(folder, tmp_path / "sparse", settings(moe(), embed_dim=9), seed=0)
+    assert not (tmp_path / "sparse").exists()
+
+
 def test_nothing_is_overwritten(folder, tmp_path):
     with pytest.raises(UserError, match="already there"):
-        upcycle_directory(folder, tmp_path, moe(), seed=0)
+        upcycle_directory(folder, tmp_path, settings(moe()), seed=0)
     assert folder.is_dir()
-    upcycle_directory(folder, tmp_path / "sparse", moe(), seed=0)
+    upcycle_directory(folder, tmp_path / "sparse", settings(moe()), seed=0)
     with pytest.raises(UserError, match="sparse: only a dense model can be upcycled"):
-        upcycle_directory(tmp_path / "sparse", tmp_path / "more", moe(), seed=0)
+        upcycle_directory(tmp_path / "sparse", tmp_path / "more", settings(moe()), seed=0)
     with pytest.raises(UserError, match="no such file"):
-        upcycle_directory(tmp_path / "nowhere", tmp_path / "more", moe(), seed=0)
+        upcycle_directory(tmp_path / "nowhere", tmp_path / "more", settings(moe()), seed=0)

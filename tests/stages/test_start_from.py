@@ -82,14 +82,15 @@ def test_other_weights_there_are_another_training(paths, monkeypatch, capsys):
 def test_what_cannot_start_it_is_one_sentence(paths):
     with pytest.raises(UserError, match=r"train.start_from: .* cannot start clip: its kind is dense, and here it is clip"):
         train.run(recipe("train.start_from=runs/train/dense/model"), paths, "clip")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match=r"train.start_from: \S*nowhere is no model directory"):
         train.run(recipe("train.start_from=nowhere"), paths, "dense")
 
 
 def test_the_command_writes_what_a_training_starts_from(paths, monkeypatch, capsys):
     shutil.copy(Path(__file__).resolve().parents[2] / "params.yaml", paths.root)
     monkeypatch.chdir(paths.root)
-    settings = ["--set", "model.moe.experts=4", "--set", "model.moe.k=2", "--set", "model.moe.renormalise=true"]
+    tower = [f"--set=model.tower.{name}={value}" for name, value in recipe().model.tower]
+    settings = ["--set=model.moe.experts=4", "--set=model.moe.k=2", "--set=model.moe.renormalise=true", *tower]
     monkeypatch.setattr("sys.argv", ["limoe", "upcycle", "runs/train/dense/model", "sparse", *settings])
     with pytest.raises(SystemExit) as done:
         main()

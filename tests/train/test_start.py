@@ -107,7 +107,7 @@ def test_another_tokenizer_is_refused(saved, tokenizer):
 
 
 def test_no_model_directory_is_refused(tmp_path, tokenizer):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match=r"train.start_from: \S*nowhere is no model directory"):
         Start.of(tmp_path / "nowhere", DENSE, tokenizer)
 
 
