@@ -19,14 +19,16 @@ from torch.autograd.function import once_differentiable
 
 class _StreamedExperts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, keep: bool, x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor
+    ) -> Tensor:
         ctx.counts, dtype = counts_E.tolist(), x_SD.dtype
         y_SD, kept = torch.empty_like(x_SD), []
         for e, (x, y) in enumerate(zip(*(torch.split(t, ctx.counts) for t in (x_SD, y_SD)), strict=True)):
             before = torch.addmm(b1_EF[e].to(dtype), x, w1_EDF[e].to(dtype))
             after = F.gelu(before)
             torch.addmm(b2_ED[e].to(dtype), after, w2_EFD[e].to(dtype), out=y)
-            kept += [before, after]
+            kept += [before, after] if keep else []
         ctx.save_for_backward(x_SD, w1_EDF, b1_EF, w2_EFD, b2_ED, *kept)
         return y_SD
 
@@ -44,7 +46,7 @@ class _StreamedExperts(torch.autograd.Function):
             torch.mm(gbefore, w1_EDF[e].to(dtype).T, out=gx)
             gb2_ED[e] = gy.sum(0)
             gb1_EF[e] = gbefore.sum(0)
-        return gx_SD, None, gw1_EDF, gb1_EF, gw2_EFD, gb2_ED
+        return None, gx_SD, None, gw1_EDF, gb1_EF, gw2_EFD, gb2_ED
 
 
 def _write(out: Tensor, a: Tensor, b: Tensor) -> None:
@@ -61,5 +63,5 @@ def streamed_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tens
     counts_E: int64, choices of each expert, in the order of the rows of x. Cannot be differentiated twice.
     """
     with torch.autocast(x_SD.device.type, enabled=False):
-        out: Tensor = _StreamedExperts.apply(x_SD, counts_E, w1_EDF, b1_EF, w2_EFD, b2_ED)
+        out: Tensor = _StreamedExperts.apply(torch.is_grad_enabled(), x_SD, counts_E, w1_EDF, b1_EF, w2_EFD, b2_ED)
     return out

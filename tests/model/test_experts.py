@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import reference_routing as slow
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelkit import moe, tower
 
+from limoe.model import streamed
 from limoe.model.encoder import Block
 from limoe.model.experts import Experts, choose_kernel
 from limoe.model.router import NoiseKey, Routing
@@ -116,6 +119,23 @@ def test_an_expert_without_tokens_gets_a_gradient_of_zero(kernel):
     for name in WEIGHTS:
         gradient = getattr(module, name).grad.flatten(1).abs().sum(1)
         assert (gradient > 0).tolist() == [False, False, True, False], name
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_streamed_keeps_hidden_layers_for_a_backward_pass_alone(monkeypatch, learns):
+    alive, gelu = [], streamed.F.gelu
+
+    def noted(before_SF):
+        after_SF = gelu(before_SF)
+        alive.append(weakref.ref(after_SF))
+        return after_SF
+
+    monkeypatch.setattr(streamed.F, "gelu", noted)
+    with torch.set_grad_enabled(learns):
+        out = make_experts(4, "streamed", 0)(torch.randn(12, 8, dtype=torch.float64), decisions(12, 4, 2, 0.0, 1))
+    assert len(alive) == 4
+    assert sum(hidden() is not None for hidden in alive) == (4 if learns else 0)
+    assert out.requires_grad == learns
 
 
 def test_experts_start_as_copies_or_each_by_itself():
