@@ -12,6 +12,7 @@ own (limoe/model/streamed.py), for processors.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,29 @@ def loop_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, 
     )
 
 
+class _BiasRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, b_EF: Tensor, expert_S: Tensor, offsets_E: Tensor) -> Tensor:
+        ctx.save_for_backward(offsets_E)
+        return b_EF.index_select(0, expert_S)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (offsets_E,) = ctx.saved_tensors
+        ones_S8 = grads[0].new_ones(len(grads[0]), 8)  # 8 columns where one would do: strides of 16 bytes
+        return F.grouped_mm(ones_S8.T, grads[0].contiguous(), offs=offsets_E)[:, 0], None, None
+
+
+def bias_rows(b_EF: Tensor, expert_S: Tensor, offsets_E: Tensor) -> Tensor:
+    """`b_EF[expert_S]`, whose gradient is summed by a matrix product.
+
+    Autograd would add row after row to a sum in the tensor's own dtype, which in bf16 stops growing after some hundred rows.
+    offsets_E: int32, the end of each expert's rows; rows after the last count for nothing.
+    """
+    out: Tensor = _BiasRows.apply(b_EF, expert_S, offsets_E)
+    return out
+
+
 def grouped_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
     """All experts in two grouped matrix products; needs float32, bfloat16 or float16 and aligned widths.
 
@@ -50,8 +74,9 @@ def grouped_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tenso
     place_S = torch.arange(len(x_SD), device=x_SD.device)
     expert_S = torch.searchsorted(ends_E, place_S, right=True).clamp(max=len(counts_E) - 1)
     inside_S1 = (place_S < ends_E[-1])[:, None]
-    before_SF = torch.where(inside_S1, F.grouped_mm(x_SD, w1_EDF, offs=offsets_E) + b1_EF.index_select(0, expert_S), 0)
-    return torch.where(inside_S1, F.grouped_mm(F.gelu(before_SF), w2_EFD, offs=offsets_E) + b2_ED.index_select(0, expert_S), 0)
+    before_SF = torch.where(inside_S1, F.grouped_mm(x_SD, w1_EDF, offs=offsets_E) + bias_rows(b1_EF, expert_S, offsets_E), 0)
+    y_SD = F.grouped_mm(F.gelu(before_SF), w2_EFD, offs=offsets_E) + bias_rows(b2_ED, expert_S, offsets_E)
+    return torch.where(inside_S1, y_SD, 0)
 
 
 def slot_experts(x_ECD: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:

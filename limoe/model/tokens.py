@@ -141,6 +141,12 @@ class Layout:
         member_GT = (self.group_T == torch.arange(self.groups, device=self.group_T.device)[:, None]) & self.real_T
         return ((member_GT.cumsum(1) - 1) * member_GT).sum(0)
 
+    @property
+    def position_T(self) -> Tensor:
+        """int64, each row's place in its own sequence, from 0."""
+        patch_T = torch.arange(self.patches, device=self.group_T.device).repeat(self.images)
+        return patch_T if self.text is None else torch.cat([patch_T, self.text.position_N])
+
     def split(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """The image and the text rows of a stream (one split: a slice's gradient is a stream of zeros)."""
         image_rows, text_rows = torch.split(x_TD, [self.image_rows, self.text_rows])

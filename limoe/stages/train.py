@@ -18,6 +18,7 @@ from limoe.data.prepared import TOKENIZER, Prepared
 from limoe.data.thresholds import with_thresholds
 from limoe.data.transforms import Preprocess
 from limoe.dist import pick_device, pick_precision
+from limoe.errors import UserError
 from limoe.files import atomic_directory, exclusive_lock, write_json, write_text
 from limoe.model.io import ModelConfig, build_model, save_model
 from limoe.model.limoe import Limoe
@@ -78,6 +79,7 @@ def _fit(
     tracker: Tracker,
 ) -> Trainer:
     device = pick_device(params.machine.device)
+    precision = pick_precision(train.precision, device)
     torch.set_num_threads(train.threads)
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs 10%, and nothing reads it
@@ -87,10 +89,10 @@ def _fit(
         start.load_into(model)
     if isinstance(model, Limoe):
         model.bucket = train.bucket
-        if train.compile is True or (train.compile == "auto" and device.type == "cuda"):
+        if compiles(train, config, precision, device):
             model.compile_blocks()
     model = model.to(device)
-    task = ContrastiveTask(model, config.moe, train, pick_precision(train.precision, device))
+    task = ContrastiveTask(model, config.moe, train, precision)
     loader = PairLoader(prepared, params.model.tower, train, params.machine)
     try:
         with Progress(name, train) as progress:
@@ -100,6 +102,22 @@ def _fit(
         return trainer
     finally:
         loader.close()
+
+
+def compiles(train: TrainParams, config: ModelConfig, precision: torch.dtype, device: torch.device) -> bool:
+    """Whether the blocks go through torch.compile. UserError if that is asked for and would not leave one graph a block."""
+    reason = None
+    if train.bucket == 1:
+        reason = "train.bucket above 1: else every batch has another shape"
+    elif config.moe is not None and config.moe.router == "expert-choice":
+        reason = "another router than expert-choice: how many experts take a token depends on the data"
+    elif config.moe is not None and config.moe.kernel in ("loop", "streamed"):
+        reason = f"another kernel than {config.moe.kernel}: its shapes depend on the data"
+    elif config.moe is not None and config.moe.kernel == "grouped" and precision == torch.float32:
+        reason = "another kernel than grouped in float32, which torch cannot compile"
+    if train.compile is True and reason is not None:
+        raise UserError(f"train.compile = true needs {reason}")
+    return train.compile is True or (train.compile == "auto" and device.type == "cuda" and reason is None)
 
 
 def _tracked(params: Params, paths: Paths, contestant: Contestant, folder: Path) -> Tracker:

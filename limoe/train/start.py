@@ -76,6 +76,8 @@ def _essentials(config: ModelConfig) -> dict[str, Any]:
         values |= flatten(config.clip.model_dump(), "clip.")
     if config.moe is not None:
         values |= {f"moe.{name}": getattr(config.moe, name) for name in ("experts", "k", "router", "renormalise")}
+        if config.moe.router == "loss-free":
+            values["moe.bias_scope"] = config.moe.bias_scope
         values["moe.blocks"] = moe_layers(config.tower.depth, config.moe.blocks)
     return values
 

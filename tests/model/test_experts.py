@@ -14,7 +14,7 @@ from modelkit import moe, tower
 
 from limoe.model import streamed
 from limoe.model.encoder import Block
-from limoe.model.experts import Experts, choose_kernel
+from limoe.model.experts import Experts, bias_rows, choose_kernel
 from limoe.model.router import NoiseKey, Routing
 from limoe.model.tokens import Layout
 
@@ -108,6 +108,15 @@ def test_bfloat16_is_near_and_leaves_float32_gradients(kernel):
     for exact, near in zip(*results, strict=True):
         assert near.dtype == torch.float32
         assert (near - exact).norm() < 0.02 * exact.norm()
+
+
+def test_the_gradient_of_a_bias_does_not_stagnate_in_bfloat16():
+    """A sum of 3,000 ones that is rounded to 8 bits after every row stops at 256; an empty expert; rows after the last."""
+    b_EF = torch.zeros(3, 8, dtype=torch.bfloat16, requires_grad=True)
+    ends_E = torch.tensor([3000, 3000, 4000], dtype=torch.int32)
+    rows_SF = bias_rows(b_EF, torch.tensor([0] * 3000 + [2] * 1100), ends_E)
+    rows_SF.backward(torch.ones_like(rows_SF))
+    assert b_EF.grad[:, 0].tolist() == pytest.approx([3000, 0, 1000], rel=2**-8)
 
 
 @every_kernel

@@ -122,11 +122,15 @@ def test_thresholds_decide_at_evaluation():
 
 def test_uniform_deals_tokens_out_one_after_the_other():
     layout = Layout.of(2, 2, torch.tensor([1, 2]), CPU, group_pairs=1, text_shape=(8, 1))
-    routing = router(experts=5, router="uniform", k=2, noise=0.0).eval()(torch.zeros(12, 8), layout, None)
+    module = router(experts=5, router="uniform", k=2, noise=0.0).train()
+    routing = module(torch.zeros(12, 8), layout, NoiseKey(0, 0).draw(layout, 1, 5))
     # Group 0: rows 0, 1 and 4. Group 1: rows 2, 3, 5 and 6.
     expected = [[0, 1], [2, 3], [0, 1], [2, 3], [4, 0], [4, 0], [1, 2]]
     assert routing.expert_TK[:7].tolist() == expected
     assert routing.gate_TK.flatten().tolist() == pytest.approx([0.2] * 24)
+    # In evaluation each picture and each caption is dealt out by itself.
+    alone = module.eval()(torch.zeros(12, 8), layout, None)
+    assert alone.expert_TK[:7].tolist() == [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1], [0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize("renormalise,gates", [(True, [5 / 8, 3 / 8]), (False, [0.5, 0.3])])

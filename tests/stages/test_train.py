@@ -11,14 +11,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from modelkit import EOS, PARAMS, VOCAB, moe, tower
 from PIL import Image
 from trainkit import prepare_shapes, recipe
 
 import limoe
-from limoe.config import CONTESTANTS, Paths
+from limoe.config import CONTESTANTS, Paths, TrainParams
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
 from limoe.files import sha256_file
+from limoe.model.io import ModelConfig
 from limoe.stages import train
 from limoe.train.checkpoint import Checkpoints
 
@@ -172,3 +174,34 @@ def test_a_set_without_the_mixtures_source_is_refused(paths):
     assert Prepared(paths.prepared).sources("train") == {"scenes": 64}
     with pytest.raises(UserError, match="emoji"):
         train.run(recipe("train.mixture={emoji: 1.0}"), paths, "limoe")
+
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    "changes,device,expected",
+    [
+        ({}, CPU, False),
+        ({}, GPU, True),
+        ({"compile": True}, CPU, True),
+        ({"compile": False}, GPU, False),
+        ({"bucket": 1}, GPU, False),
+        ({"router": "expert-choice"}, GPU, False),
+        ({"kernel": "streamed"}, GPU, False),
+        ({"bucket": 1, "compile": True}, GPU, "train.compile = true needs train.bucket above 1"),
+        ({"router": "expert-choice", "compile": True}, GPU, "needs another router than expert-choice"),
+        ({"kernel": "loop", "compile": True}, CPU, "needs another kernel than loop"),
+        ({"kernel": "grouped", "compile": True}, GPU, "needs another kernel than grouped in float32"),
+    ],
+)
+def test_blocks_are_compiled_where_they_stay_one_graph(changes, device, expected):
+    recipe_changes = {name: changes[name] for name in changes if name in ("bucket", "compile")}
+    settings = TrainParams.model_validate(PARAMS.train.model_dump() | recipe_changes)
+    experts = moe(**({"kernel": "auto"} | {name: changes[name] for name in changes if name in ("router", "kernel")}))
+    config = ModelConfig(kind="limoe", tower=tower(), moe=experts, vocab_size=VOCAB, eos_id=EOS, init_scale=10.0)
+    if isinstance(expected, bool):
+        assert train.compiles(settings, config, torch.float32, device) is expected
+    else:
+        with pytest.raises(UserError, match=expected):
+            train.compiles(settings, config, torch.float32, device)

@@ -14,11 +14,14 @@ from limoe.model.tokens import Layout
 
 
 class UniformRouter(Router):
-    """Choice j of the i-th real token of its group goes to expert (i K + j) mod E, with that expert's probability as its gate."""
+    """Choice j of the i-th real token of its group goes to expert (i K + j) mod E, with that expert's probability as its gate.
+
+    In evaluation i is the token's place in its own sequence, so that an embedding does not depend on its batch-mates.
+    """
 
     def choose(self, scores_TE: Tensor, layout: Layout, draws: Draws | None) -> tuple[Tensor, Tensor, Places]:
         """Round robin in the array's order, which is the order of claims, too."""
-        first_T1 = layout.rank_T[:, None] * self.moe.k
+        first_T1 = (layout.rank_T if self.training else layout.position_T)[:, None] * self.moe.k
         expert_TK = (first_T1 + torch.arange(self.moe.k, device=scores_TE.device)) % self.moe.experts
         gate_TK = scores_TE.gather(1, expert_TK)
         if not self.training or draws is None:
