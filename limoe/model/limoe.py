@@ -83,7 +83,7 @@ class Limoe(nn.Module):
             nn.init.normal_(table, std=EMBEDDING_STD)
 
     def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:
-        """Embed a batch of pairs, both modalities in one stream. `noise` is needed in training if the router has noise."""
+        """Embed a batch of pairs, both modalities in one stream. A LIMoE in training needs `noise`."""
         images = len(batch.images_BCHW)
         text_shape = (self.bucket, LONGEST_MULTIPLE if self.bucket > 1 else 1)
         layout = Layout.of(images, self.tower.image_tokens, batch.lengths_B, batch.ids_N.device, self.group_pairs, text_shape)
@@ -127,8 +127,11 @@ class Limoe(nn.Module):
     def embed_images(self, images_BCHW: Tensor) -> Tensor:
         """(B * P, D): patches, row by row, with their positions."""
         side, grid = self.tower.patch_size, self.tower.image_size // self.tower.patch_size
-        cut = images_BCHW.view(-1, COLOURS, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5)  # half the time of F.unfold
-        x_BPD: Tensor = self.patch(cut.reshape(-1, grid * grid, COLOURS * side * side)) + self.image_position
+        images = len(images_BCHW)
+        cut = images_BCHW.reshape(images, COLOURS, grid, side, grid, side).permute(
+            0, 2, 4, 1, 3, 5
+        )  # F.unfold takes twice as long
+        x_BPD: Tensor = self.patch(cut.reshape(images, grid * grid, COLOURS * side * side)) + self.image_position
         return x_BPD.flatten(0, 1)
 
     def embed_text(self, ids_N: Tensor, layout: Layout) -> Tensor:

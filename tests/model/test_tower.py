@@ -177,3 +177,14 @@ def test_each_auxiliary_term_reaches_the_routers_of_a_collapsed_tower(term):
     auxiliary_loss(output.routings, output.layout, moe(aux_weights=weights))[0].backward()
     for block in model.encoder.blocks[1::2]:
         assert block.mlp.router.weight.grad.abs().max() > 1e-6
+
+
+def test_patches_are_those_of_unfold_whatever_the_strides_and_another_size_is_refused():
+    model = build("dense")
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    patches_BFP = torch.nn.functional.unfold(images, 8, stride=8)  # torch's own cutting
+    expected = model.patch(patches_BFP.transpose(1, 2)) + model.image_position
+    for given in (images, images.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)):
+        torch.testing.assert_close(model.embed_images(given), expected.flatten(0, 1))
+    with pytest.raises(RuntimeError, match="shape"):
+        model.embed_images(torch.randn(1, 3, 32, 32))
