@@ -124,8 +124,8 @@ PRESETS = {
             vocab_size=4096,
             lr=3e-3,
             moe={"experts": 16, "aux_weights": BALANCED},
-            time="406 s for 1,400 steps of 256 pairs",
-            score="unseen-style top-1 12.7% (9.5 to 16.4), scenes picture to caption R@1 41.7% (39.5 to 43.9); one training",
+            time="307 s for 1,700 steps of 256 pairs",
+            score="unseen-style top-1 13.3% (10.0 to 17.2), scenes picture to caption R@1 45.0% (42.8 to 47.2); one training",
         ),
         _laptop(
             "laptop-wide",
