@@ -26,6 +26,7 @@ from limoe.dist import pick_precision
 from limoe.model.io import ModelConfig, build_model
 from limoe.model.limoe import Limoe
 from limoe.model.tokens import PairBatch
+from limoe.stages.train import compiles
 from limoe.train.contestants import cost, model_config
 from limoe.train.loop import Loader, Trainer
 from limoe.train.optim import learning_rate
@@ -93,14 +94,15 @@ def trainer_of(params: Params, contestant: Contestant, device: torch.device, fol
     """The contestant's training as the `train` stage sets it up, at drawn batches."""
     config = config_of(params, contestant)
     train = params.train_for(contestant)
+    precision = pick_precision(train.precision, device)
     torch.manual_seed(train.seed)
     model = build_model(config)
     if isinstance(model, Limoe):
         model.bucket = train.bucket
-        if train.compile is True or (train.compile == "auto" and device.type == "cuda"):
+        if compiles(train, config, precision, device):
             model.compile_blocks()
     model = model.to(device).train()
-    task = ContrastiveTask(model, config.moe, train, pick_precision(train.precision, device))
+    task = ContrastiveTask(model, config.moe, train, precision)
     loader: Loader = Drawn(params, device)
     return Trainer(task, loader, train, folder / contestant, on_row=lambda _: None, on_rows=lambda _: None)
 
