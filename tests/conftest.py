@@ -18,6 +18,7 @@ os.environ |= {
 }
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from limoe.config import Params  # noqa: E402
@@ -27,6 +28,12 @@ from limoe.paramsfile import read_yaml  # noqa: E402
 settings.register_profile("here", deadline=None, derandomize=True, database=None)
 settings.load_profile("here")
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def same_weights() -> None:
+    """Models are drawn from torch's own generator: every test starts it afresh, whatever ran before on its worker."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

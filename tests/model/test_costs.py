@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from modelkit import EOS, VOCAB, moe, tower
-from torch import Tensor, nn
+from torch import Tensor
 
 from limoe.config import MoeParams, TowerParams
 from limoe.errors import UserError
@@ -33,10 +33,6 @@ def kept_bytes(shape: TowerParams, sparse: MoeParams | None, precision: torch.dt
     """(activations, copies of weights): bytes of the storages that autograd saves in a step's forward pass, each counted once."""
     model = Limoe(shape, sparse, VOCAB).train()
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    tables = {
-        id(table) for table in (model.token.weight, model.image_position, model.text_position)
-    }  # pictures may have their shape
-    matrices = {size for p in model.parameters() if p.ndim > 1 and id(p) not in tables for size in _orientations(p)}
     alive: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -49,20 +45,20 @@ def kept_bytes(shape: TowerParams, sparse: MoeParams | None, precision: torch.dt
         if sparse is not None:
             assert output.layout is not None
             auxiliary_loss(output.routings, output.layout, sparse)
+    cast = {numbers_of(p.detach().to(torch.bfloat16)) for p in model.parameters() if p.ndim > 1}
     activations = copies = 0
     for place, tensor in alive.items():
         size = tensor.untyped_storage().nbytes()
-        if place not in own and tensor.dtype == torch.bfloat16 and tuple(tensor.shape) in matrices:
+        if place not in own and tensor.dtype == torch.bfloat16 and numbers_of(tensor) in cast:
             copies += size
         elif place not in own:
             activations += size
     return activations, copies
 
 
-def _orientations(parameter: nn.Parameter) -> list[tuple[int, ...]]:
-    """Shapes in which the products may read a matrix, or one of a stack."""
-    *stack, rows, columns = parameter.shape
-    return [(*front, *flat) for front in {tuple(stack), ()} for flat in ((rows, columns), (columns, rows))]
+def numbers_of(tensor: Tensor) -> bytes:
+    """All that lies in a tensor's storage: a copy of a weight is known by its numbers, as an activation may have its shape."""
+    return bytes(tensor.detach().untyped_storage())
 
 
 SHAPES = {
