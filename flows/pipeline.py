@@ -26,9 +26,10 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import get_current_settings
 
-from limoe.config import CONTESTANTS, Params, Paths
+from limoe.config import CONTESTANTS, Params
 from limoe.errors import UserError
 from limoe.files import read_json
+from limoe.paths import Paths
 
 STAGES = (
     "prepare",

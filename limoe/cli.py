@@ -20,9 +20,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from limoe.config import Contestant, Params, Paths
+from limoe.config import Contestant, Params
 from limoe.errors import UserError
 from limoe.files import write_json
+from limoe.paths import Paths
 
 Kind = Literal["user", "machine", "bug"]
 EXIT_CODES: dict[Kind, int] = {"user": 2, "machine": 1, "bug": 1}

@@ -1,16 +1,14 @@
-"""`params.yaml`, typed: one frozen model a section; load, overlay, override, fingerprint; and where each stage's files lie."""
+"""`params.yaml`, typed: one frozen model a section; load, overlay, override."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from limoe.errors import UserError
-from limoe.files import sha256_json
 from limoe.paramsfile import explain, read_yaml, set_dotted
 from limoe.placement import ALLOWED, is_placement, moe_layers
 
@@ -166,7 +164,7 @@ class MoeParams(Section):
 
     experts: int = Field(ge=2)
     k: int = Field(ge=1)
-    blocks: Literal["every-second"] | Annotated[str, Field(pattern=r"^last-[1-9]\d*$")] | tuple[int, ...]
+    blocks: str | tuple[int, ...]
     init: Literal["independent", "identical"]
     router: Literal["top-k", "expert-choice", "loss-free", "uniform"]
     capacity_factor: float = Field(gt=0)
@@ -181,8 +179,8 @@ class MoeParams(Section):
     aux_coefficient: float = Field(ge=0)
     aux_rule: Literal["average", "fixed"]
     aux_weights: AuxWeights
-    tau_text: Annotated[float, Field(ge=0)] | Literal["balance"] | None
-    tau_image: Annotated[float, Field(ge=0)] | Literal["balance"] | None
+    tau_text: float | Literal["balance"] | None
+    tau_image: float | Literal["balance"] | None
     layers: Literal["mean", "sum"]
 
     @field_validator("blocks", mode="before")
@@ -415,60 +413,3 @@ class Params(Section):
             return TrainParams.model_validate({**self.train.model_dump(), **changes})
         except ValidationError as error:
             raise UserError(f"contestants.{contestant}: {explain(error, TrainParams)}") from None
-
-
-def fingerprint(**parts: Any) -> str:
-    """Sixteen hex digits that name a piece of work: changed params, data or code give another name."""
-    plain = {key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in parts.items()}
-    return sha256_json(plain)[:16]
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where each stage reads and writes, under one root (the folder of params.yaml)."""
-
-    root: Path = Path()
-
-    @property
-    def sources(self) -> Path:
-        """The packaged sources' versions and content hashes."""
-        return self.root / "data" / "sources.yaml"
-
-    @property
-    def prepared(self) -> Path:
-        """Out of `prepare`: shards, tokenizer, manifest, rejected rows."""
-        return self.root / "data" / "prepared"
-
-    @property
-    def balance(self) -> Path:
-        """Out of `balance`: balance.json and plots."""
-        return self.root / "runs" / "balance"
-
-    def train(self, contestant: Contestant) -> Path:
-        """Out of `train`: params, metrics, routing and model/."""
-        return self.root / "runs" / "train" / contestant
-
-    def model(self, contestant: Contestant) -> Path:
-        """The model directory that `train` leaves."""
-        return self.train(contestant) / "model"
-
-    def evaluate(self, contestant: Contestant) -> Path:
-        """Out of `evaluate`: metrics and per-item scores."""
-        return self.root / "runs" / "evaluate" / contestant
-
-    @property
-    def report(self) -> Path:
-        """Out of `compare`."""
-        return self.root / "report"
-
-    def work(self, name: str) -> Path:
-        """Resumable state of the piece of work with this fingerprint; outside every out."""
-        return self.root / ".limoe" / "work" / name
-
-    def timing(self, stage: str) -> Path:
-        """Wall-clock figures, peak memory and run ids of the last run of a stage; no stage depends on it."""
-        return self.root / ".limoe" / "timing" / f"{stage}.json"
-
-    def error(self, stage: str) -> Path:
-        """What a failed stage leaves for whoever started it: kind and sentence."""
-        return self.root / ".limoe" / "errors" / f"{stage}.json"

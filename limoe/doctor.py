@@ -159,8 +159,9 @@ def _mlflow_store(uri: str) -> Finding:
 
 def _data(root: Path) -> list[Finding]:
     """Whether the packaged pictures and names are those that data/sources.yaml describes."""
-    from limoe.config import Params, Paths
+    from limoe.config import Params
     from limoe.data.sources import check_sources
+    from limoe.paths import Paths
 
     try:
         params = Params.load(root / "params.yaml").prepare

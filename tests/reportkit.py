@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from limoe.config import CONTESTANTS, Params, Paths
+from limoe.config import CONTESTANTS, Params
 from limoe.evals.sets import Items, Outcome, Score, item_table, result_rows
 from limoe.files import read_json, sha256_file, write_bytes, write_json, write_text
+from limoe.paths import Paths
 
 PICTURES, SCENES = 200, 150
 SHARES = {"limoe": 0.30, "dense": 0.30, "clip": 0.30}

@@ -17,8 +17,9 @@ import typer.testing
 import yaml
 
 from limoe import cli
-from limoe.config import Params, Paths
+from limoe.config import Params
 from limoe.errors import UserError
+from limoe.paths import Paths
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limoe.config import MoeParams, Params, Paths, TrainParams, fingerprint
+from limoe.config import MoeParams, Params, TrainParams
 from limoe.errors import UserError
 from limoe.paramsfile import number_like, set_dotted
+from limoe.paths import Paths, fingerprint
 
 
 def changed(project: Path, *assignments: str) -> Params:

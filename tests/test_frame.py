@@ -17,13 +17,15 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from limoe.config import CONTESTANTS, Params, Paths
+from limoe.config import CONTESTANTS, Params
 from limoe.deps import stale_stages
 from limoe.doctor import canonical, pinned_versions
+from limoe.paths import Paths
 
 FLOORS = (  # a module may import its own floor and those before it
     (
         "limoe.config",
+        "limoe.paths",
         "limoe.dist",
         "limoe.tracking",
         "limoe.errors",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from limoe.config import Params, Paths
+from limoe.config import Params
+from limoe.paths import Paths
 from limoe.stages import prepare
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from limoe.config import ModelParams, Params, Paths
+from limoe.config import ModelParams, Params
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
 from limoe.files import read_json
+from limoe.paths import Paths
 
 FILE = "thresholds.json"
 

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from limoe.config import SHARED, Contestant, Paths
+from limoe.config import SHARED, Contestant
 from limoe.errors import UserError
 from limoe.evals.sets import Items
 from limoe.files import read_json, sha256_file
+from limoe.paths import Paths
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from limoe.config import Contestant, Paths
+from limoe.config import Contestant
 from limoe.files import read_json
+from limoe.paths import Paths
 from limoe.report.names import MODELS
 
 if TYPE_CHECKING:

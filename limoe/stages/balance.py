@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-from limoe.config import Params, Paths
+from limoe.config import Params
 from limoe.data.balance import analyse
 from limoe.data.prepared import Prepared
 from limoe.data.thresholds import FILE, suggestion
 from limoe.files import atomic_directory, write_bytes, write_json, write_text
+from limoe.paths import Paths
 from limoe.report.balance import document
 from limoe.report.balance_summary import print_summary
 from limoe.report.page import to_html

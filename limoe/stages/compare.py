@@ -6,8 +6,9 @@ timing.md, which is no out: seconds and memory differ between two equal runs.
 
 from __future__ import annotations
 
-from limoe.config import CONTESTANTS, Params, Paths
+from limoe.config import CONTESTANTS, Params
 from limoe.files import write_json, write_text
+from limoe.paths import Paths
 from limoe.report.evidence import load_evidence
 from limoe.report.markdown import to_markdown
 from limoe.report.page import to_html

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from limoe.config import Contestant, Params, Paths
+from limoe.config import Contestant, Params
 from limoe.data.prepared import Prepared
 from limoe.dist import pick_device
 from limoe.evals.encoder import Track
@@ -23,6 +23,7 @@ from limoe.evals.sets import item_table, result_rows
 from limoe.evals.suite import headline_metrics, open_encoder, provenance, score
 from limoe.evals.zeroshot import PER_CLASS
 from limoe.files import atomic_directory, atomic_file, write_json
+from limoe.paths import Paths
 from limoe.provenance import git_commit
 from limoe.tracking import open_tracker
 

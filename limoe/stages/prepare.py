@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from limoe import files
-from limoe.config import Params, Paths
+from limoe.config import Params
 from limoe.data.ingest import ingest
 from limoe.data.sources import build, check_sources
+from limoe.paths import Paths
 
 
 def run(params: Params, paths: Paths) -> None:

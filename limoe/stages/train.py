@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from limoe.config import Contestant, Params, Paths, TrainParams, fingerprint
+from limoe.config import Contestant, Params, TrainParams
 from limoe.data.loader import PairLoader
 from limoe.data.prepared import TOKENIZER, Prepared
 from limoe.data.thresholds import with_thresholds
@@ -22,6 +22,7 @@ from limoe.errors import UserError
 from limoe.files import atomic_directory, exclusive_lock, write_json, write_text
 from limoe.model.io import ModelConfig, build_model, save_model
 from limoe.model.limoe import Limoe
+from limoe.paths import Paths, fingerprint
 from limoe.provenance import code_hash, git_commit
 from limoe.tracking import Tracker, open_tracker
 from limoe.train.contestants import caption_lengths, cost, model_config

@@ -76,7 +76,7 @@ def test_where_nothing_compiles_eager_dense_is_the_base(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(moe, "compiled_dense", broken)
     report = Report("moe", CPU, {})
-    measure_layer(report, Bench(CPU, 2, 0), Case(Shape(16, 32, 2, 300), "cuda", {"float32": 1.0}), "float32", True)
+    measure_layer(report, Bench(CPU, 2, 0), Case(Shape(16, 32, 2, 3000), "cuda", {"float32": 1.0}), "float32", True)
     ((_, reason),) = report.skipped.items()
     assert reason == "RuntimeError: no C++ compiler"
     assert {row.base for row in report.rows} == {"dense"}

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from preparekit import ROOT, params_with
 
-from limoe.config import Paths
 from limoe.data.sources import SOURCES, build, check_sources, write_sources
 from limoe.data.sources.emoji import NAMES, OPENMOJI, RENDERER, TWEMOJI
 from limoe.data.sources.packages import Package, check_packages, write_packages
 from limoe.errors import UserError
+from limoe.paths import Paths
 
 TOY = Package("emoji", "toy_package", "data/*.txt", "CC0-1.0", "nobody")  # version of `emoji`, files of the toy
 

@@ -8,10 +8,11 @@ import math
 import pytest
 from preparekit import params_with
 
-from limoe.config import Params, Paths
+from limoe.config import Params
 from limoe.data.prepared import Prepared
 from limoe.data.thresholds import suggestion, with_thresholds
 from limoe.errors import UserError
+from limoe.paths import Paths
 
 ASKED = "model.moe.tau_text=balance"
 

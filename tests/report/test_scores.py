@@ -4,9 +4,10 @@ import pytest
 from evalkit import tiny_params
 from reportkit import only_validation, plant
 
-from limoe.config import CONTESTANTS, SHARED, Paths
+from limoe.config import CONTESTANTS, SHARED
 from limoe.errors import UserError
 from limoe.files import read_json, write_json
+from limoe.paths import Paths
 from limoe.report.evidence import load_evidence
 from limoe.report.scores import duels, has_tests, is_selection, measure, reported_sets
 

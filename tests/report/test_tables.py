@@ -4,8 +4,9 @@ import pytest
 from evalkit import tiny_params
 from reportkit import plant
 
-from limoe.config import CONTESTANTS, Paths
+from limoe.config import CONTESTANTS
 from limoe.files import write_json
+from limoe.paths import Paths
 from limoe.report import figures, tables
 from limoe.report.document import Cards, Fold, Table
 from limoe.report.evidence import load_evidence

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from preparekit import params_with
 
-from limoe.config import Params, Paths
+from limoe.config import Params
 from limoe.errors import UserError
+from limoe.paths import Paths
 from limoe.stages import balance, prepare
 
 OUTS = ["balance.html", "balance.json", "caption_lengths.png", "report.json", "thresholds.json", "tokens.png"]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from evalkit import prepared_rows, tiny_params, write_model, write_prepared
 
-from limoe.config import Paths
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
 from limoe.evals.sets import ITEM_SCHEMA
 from limoe.evals.suite import open_encoder, provenance, score
 from limoe.files import sha256_file
+from limoe.paths import Paths
 from limoe.stages import evaluate
 
 KINDS = ("limoe", "dense", "clip")

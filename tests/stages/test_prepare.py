@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from preparekit import ROOT, params_with, picture
 
-from limoe.config import Params, Paths
+from limoe.config import Params
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
+from limoe.paths import Paths
 from limoe.provenance import code_files
 from limoe.stages import prepare
 

@@ -13,8 +13,8 @@ from trainkit import prepare_shapes, recipe
 
 import limoe
 from limoe.cli import main
-from limoe.config import Paths
 from limoe.errors import UserError
+from limoe.paths import Paths
 from limoe.stages import balance, train
 
 STILL = ("train.steps=1", "train.warmup=0", "train.lr=1e-9")  # a step that moves next to nothing

@@ -16,11 +16,12 @@ from PIL import Image
 from trainkit import prepare_shapes, recipe
 
 import limoe
-from limoe.config import CONTESTANTS, Paths, TrainParams
+from limoe.config import CONTESTANTS, TrainParams
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
 from limoe.files import sha256_file
 from limoe.model.io import ModelConfig
+from limoe.paths import Paths
 from limoe.stages import train
 from limoe.train.checkpoint import Checkpoints
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from limoe.config import Paths, PrepareParams
+from limoe.config import PrepareParams
 from limoe.data.sources.base import Candidate, Rejected, Source, fraction
 from limoe.data.sources.emoji import EmojiSource
 from limoe.data.sources.folder import FolderSource
 from limoe.data.sources.packages import Package, check_packages, write_packages
 from limoe.data.sources.scenes import ScenesSource
 from limoe.errors import UserError
+from limoe.paths import Paths
 
 __all__ = ["SOURCES", "Candidate", "Rejected", "Source", "build", "check_sources", "fraction", "write_sources"]
 

@@ -1,0 +1,69 @@
+"""Where each stage's files lie, and the name of a piece of work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from limoe.config import Contestant
+from limoe.files import sha256_json
+
+
+def fingerprint(**parts: Any) -> str:
+    """Sixteen hex digits that name a piece of work: changed params, data or code give another name."""
+    plain = {key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in parts.items()}
+    return sha256_json(plain)[:16]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where each stage reads and writes, under one root (the folder of params.yaml)."""
+
+    root: Path = Path()
+
+    @property
+    def sources(self) -> Path:
+        """The packaged sources' versions and content hashes."""
+        return self.root / "data" / "sources.yaml"
+
+    @property
+    def prepared(self) -> Path:
+        """Out of `prepare`: shards, tokenizer, manifest, rejected rows."""
+        return self.root / "data" / "prepared"
+
+    @property
+    def balance(self) -> Path:
+        """Out of `balance`: balance.json and plots."""
+        return self.root / "runs" / "balance"
+
+    def train(self, contestant: Contestant) -> Path:
+        """Out of `train`: params, metrics, routing and model/."""
+        return self.root / "runs" / "train" / contestant
+
+    def model(self, contestant: Contestant) -> Path:
+        """The model directory that `train` leaves."""
+        return self.train(contestant) / "model"
+
+    def evaluate(self, contestant: Contestant) -> Path:
+        """Out of `evaluate`: metrics and per-item scores."""
+        return self.root / "runs" / "evaluate" / contestant
+
+    @property
+    def report(self) -> Path:
+        """Out of `compare`."""
+        return self.root / "report"
+
+    def work(self, name: str) -> Path:
+        """Resumable state of the piece of work with this fingerprint; outside every out."""
+        return self.root / ".limoe" / "work" / name
+
+    def timing(self, stage: str) -> Path:
+        """Wall-clock figures, peak memory and run ids of the last run of a stage; no stage depends on it."""
+        return self.root / ".limoe" / "timing" / f"{stage}.json"
+
+    def error(self, stage: str) -> Path:
+        """What a failed stage leaves for whoever started it: kind and sentence."""
+        return self.root / ".limoe" / "errors" / f"{stage}.json"
