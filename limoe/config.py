@@ -267,6 +267,20 @@ class ModelParams(Section):
         return self
 
 
+class HealthParams(Section):
+    """What an alarm does, and when it is raised (limoe/train/health.py)."""
+
+    action: Literal["warn", "stop"]
+    window: int = Field(ge=1)
+    grace: float = Field(ge=0, le=1)
+    placed: float = Field(ge=0, le=1)
+    effective: float = Field(ge=0, le=1)
+    dead: float = Field(ge=0, le=1)
+    chance: float = Field(gt=0)
+    diverged: float = Field(gt=1)
+    logit_scale: float = Field(gt=1, le=100)
+
+
 class TrainParams(Section):
     """The training recipe."""
 
@@ -297,6 +311,7 @@ class TrainParams(Section):
     max_bad_steps: int = Field(ge=1)
     checkpoint_every: int = Field(ge=1)
     log_every: int = Field(ge=1)
+    health: HealthParams
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:
@@ -362,6 +377,7 @@ class Params(Section):
     contestants: dict[Contestant, dict[str, Any]]
     evaluate: EvaluateParams
     compare: CompareParams
+    sweep: dict[str, Any]
     machine: MachineParams
 
     @model_validator(mode="after")

@@ -56,6 +56,10 @@ class Paths:
         """Out of `compare`."""
         return self.root / "report"
 
+    def sweep(self, name: str) -> Path:
+        """A sweep's settings, study, trials, table and report."""
+        return self.root / "runs" / "sweeps" / name
+
     def work(self, name: str) -> Path:
         """Resumable state of the piece of work with this fingerprint; outside every out."""
         return self.root / ".limoe" / "work" / name
