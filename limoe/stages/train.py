@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,27 @@ def _fit(
     name: str,
     tracker: Tracker,
 ) -> Trainer:
+    with (
+        Progress(name, train) as progress,
+        open_trainer(params, config, start, train, prepared, folder, progress.row, tracker.log_rows) as trainer,
+    ):
+        progress.start(trainer.step)
+        trainer.run()
+        return trainer
+
+
+@contextmanager
+def open_trainer(
+    params: Params,
+    config: ModelConfig,
+    start: Start | None,
+    train: TrainParams,
+    prepared: Prepared,
+    folder: Path,
+    on_row: Callable[[dict[str, Any]], None],
+    on_rows: Callable[[list[dict[str, Any]]], None],
+) -> Iterator[Trainer]:
+    """A training that lives in `folder`, back at its last checkpoint; this process's threads, seed and determinism are set."""
     device = pick_device(params.machine.device)
     precision = pick_precision(train.precision, device)
     torch.set_num_threads(train.threads)
@@ -96,11 +119,7 @@ def _fit(
     task = ContrastiveTask(model, config.moe, train, precision)
     loader = PairLoader(prepared, params.model.tower, train, params.machine)
     try:
-        with Progress(name, train) as progress:
-            trainer = Trainer(task, loader, train, folder, progress.row, tracker.log_rows).resume()
-            progress.start(trainer.step)
-            trainer.run()
-        return trainer
+        yield Trainer(task, loader, train, folder, on_row, on_rows).resume()
     finally:
         loader.close()
 

@@ -140,10 +140,11 @@ class Trainer:
         self.checkpoints.save(Checkpoint(self.step, tensors, state))
         self._hand_out()
 
-    def run(self) -> None:
-        """Train to the last step."""
+    def run(self, until: int | None = None) -> None:
+        """Train to the last step, or to the end of step `until` if that comes before."""
         self.model.train()
-        while self.step < self.train.steps:
+        last = self.train.steps if until is None else min(until, self.train.steps)
+        while self.step < last:
             start = time.perf_counter()
             rate = learning_rate(self.step, self.train)
             objective, norm = self._backward(next(self.loader).to(self.device), rate)
