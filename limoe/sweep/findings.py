@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Share:
-    """`hits` of `n`, the estimated probability and its interval (None, 0, 1 where n is 0); hits and n may be effective numbers."""
+    """`hits` of `n` (both may be effective numbers), the probability and its interval; None, 0 and 1 where n is 0."""
 
     hits: float
     n: float
@@ -87,7 +87,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Pair:
-    """P(success) by two parameters: `cells[i][j]` is bin i of `first` and bin j of `second` (the bins' shares are their margins)."""
+    """P(success) by two parameters: `cells[i][j]` is bin i of `first` and bin j of `second`; the bins' shares are the margins."""
 
     first: str
     second: str
@@ -98,7 +98,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Interaction:
-    """Evidence that two parameters act together on `target`: statistic (chi-squared with `df`), p, and p after Holm over all pairs."""
+    """Evidence that two parameters act together on `target` (`quality`, `failure`): chi-squared with `df`, p, p after Holm."""
 
     first: str
     second: str
