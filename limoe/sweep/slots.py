@@ -1,0 +1,89 @@
+"""Where trials may run: as many threads as this machine has cores, and each GPU for one trial at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from limoe.errors import UserError
+
+CGROUP = Path("/sys/fs/cgroup")
+DEVICES = Path("/dev")
+POLL_SECONDS = 0.2  # between looks at GPUs that are all taken
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy: those of its affinity, or fewer if its control group has a quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota(CGROUP)
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def cpu_quota(root: Path) -> float | None:
+    """Cores' worth of time that the control group whose files lie in `root` may use (versions 2 and 1); None if unlimited."""
+    try:
+        quota, period = (root / "cpu.max").read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period"))
+        except OSError:
+            return None
+    try:
+        cores = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):  # "max"
+        return None
+    return cores if cores > 0 else None
+
+
+def check_threads(concurrency: int, threads: int) -> None:
+    """UserError if so many trials at a time, of so many threads each, do not fit this machine's cores (or either is below 1)."""
+    if concurrency < 1 or threads < 1:
+        raise UserError(f"concurrency ({concurrency}) and threads ({threads}) must be at least 1")
+    cores = usable_cores()
+    if concurrency * threads > cores:
+        raise UserError(
+            f"{concurrency} trials at a time of {threads} threads each need {concurrency * threads} cores, and this machine lets us "
+            f"use {cores}: lower concurrency to {max(1, cores // threads)} or train.threads to {max(1, cores // concurrency)}"
+        )
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may be set to for one GPU each; it is not asked whether torch can use them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() and name.strip() != "-1"]
+    numbers = [path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*")]
+    return sorted((number for number in numbers if number.isdigit()), key=int)
+
+
+@contextmanager
+def gpu_lease(root: Path) -> Iterator[int | None]:
+    """A GPU for the body alone, as its place in `visible_gpus()`, once one is free; None on a machine without.
+
+    root: the folder of the locks, one for all who share the machine's GPUs. The system frees a GPU when its holder dies.
+    """
+    gpus = visible_gpus()
+    if not gpus:
+        yield None
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    while True:
+        for place, name in enumerate(gpus):
+            with (root / f"gpu-{name}.lock").open("a", encoding="utf-8") as handle:
+                if _taken(handle):
+                    yield place
+                    return
+        time.sleep(POLL_SECONDS)
+
+
+def _taken(handle: TextIO) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
