@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +23,14 @@ from limoe.files import exclusive_lock, flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 METRICS_PER_CALL = 1000  # MLflow's own limits for one log_batch
 PARAMS_PER_CALL = 100
+RUNS_PER_CALL = 1000
 NOT_METRICS = ("step", "time")
+KEY = "limoe.key"  # the tag by which a run is found again
+PARENT = "mlflow.parentRunId"  # MLflow's own: its UI nests a run under the one that this names
 
 
 class Tracker:
@@ -61,12 +65,21 @@ class Tracker:
     def log_dataset(self, name: str, digest: str, source: Path) -> None:
         """Record which data the run read: its name, its hash (36 characters of it at most) and where it lies."""
 
+    def child(self, key: str, name: str, tags: Mapping[str, Any]) -> Tracker:  # noqa: ARG002  # as in every tracker
+        """A run within this one. `key` names it for good: one that was begun and did not end is gone on with."""
+        return Tracker()
+
+    def ended_children(self) -> set[str]:
+        """The keys of the runs within this one that have ended well: all that was to be told of them is there."""
+        return set()
+
 
 class MlflowTracker(Tracker):
     """One run in MLflow. Everything is written before a call returns, and whatever goes wrong is raised."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, experiment_id: str, run_id: str) -> None:
         self._client = client
+        self._experiment_id = experiment_id
         self.run_id: str = run_id
 
     @override
@@ -116,10 +129,26 @@ class MlflowTracker(Tracker):
         where = json.dumps({"uri": str(source)})
         self._client.log_inputs(self.run_id, [DatasetInput(Dataset(name, digest[:36], "local", where))])
 
+    @override
+    def child(self, key: str, name: str, tags: Mapping[str, Any]) -> Tracker:
+        mine = {PARENT: self.run_id, KEY: key}
+        found = next(iter(_runs(self._client, self._experiment_id, mine)), None)
+        run_id = _continued(self._client, found and found.info.run_id)
+        run_id = run_id or _begun(self._client, self._experiment_id, name, {**tags, **mine})
+        return MlflowTracker(self._client, self._experiment_id, run_id)
 
-def open_tracker(machine: MachineParams, root: Path, experiment: str, run_name: str, run_id: str | None = None) -> Tracker:
+    @override
+    def ended_children(self) -> set[str]:
+        runs = _runs(self._client, self._experiment_id, {PARENT: self.run_id})
+        return {run.data.tags[KEY] for run in runs if run.info.status == "FINISHED" and KEY in run.data.tags}
+
+
+def open_tracker(
+    machine: MachineParams, root: Path, experiment: str, run_name: str, run_id: str | None = None, key: str | None = None
+) -> Tracker:
     """The tracker that `machine.tracking` asks for, its run begun; `run_id` continues that run if the store still has it.
 
+    `key` does the same where the id may not have reached the disk: the run of the experiment that was begun with this key.
     UserError if the experiment was deleted in MLflow, which takes no runs until it is restored.
     """
     if machine.tracking == "none":
@@ -127,7 +156,11 @@ def open_tracker(machine: MachineParams, root: Path, experiment: str, run_name: 
     with _creating(root):
         client = _connect(root)
         experiment_id = _experiment(client, experiment, root)
-    return MlflowTracker(client, _continued(client, run_id) or _begun(client, experiment_id, run_name))
+    tags = {} if key is None else {KEY: key}
+    if key is not None:
+        run_id = next((run.info.run_id for run in _runs(client, experiment_id, tags)), None)
+    run_id = _continued(client, run_id) or _begun(client, experiment_id, run_name, tags)
+    return MlflowTracker(client, experiment_id, run_id)
 
 
 def store_uri(root: Path) -> str:
@@ -176,5 +209,18 @@ def _continued(client: MlflowClient, run_id: str | None) -> str | None:
     return run_id
 
 
-def _begun(client: MlflowClient, experiment_id: str, run_name: str) -> str:
-    return str(client.create_run(experiment_id, run_name=run_name).info.run_id)
+def _begun(client: MlflowClient, experiment_id: str, run_name: str, tags: Mapping[str, Any]) -> str:
+    told = {name: str(value) for name, value in tags.items()}
+    return str(client.create_run(experiment_id, run_name=run_name, tags=told).info.run_id)
+
+
+def _runs(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> Iterator[Run]:
+    """The experiment's runs that carry these tags; deleted ones are not among them."""
+    wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], wanted, max_results=RUNS_PER_CALL, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

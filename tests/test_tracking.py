@@ -43,6 +43,7 @@ def test_nothing_is_kept_or_imported_without_tracking(tmp_path: Path, project: P
         f"with open_tracker(machine, Path({str(tmp_path)!r}), 'e', 'r') as tracker:\n"
         "    tracker.log_params({'a': 1}); tracker.set_tags({'a': 1}); tracker.log_rows([{'step': 1, 'time': 1, 'x': 1}])\n"
         "    tracker.log_dict({}, 'a.json'); tracker.log_artifact(Path('a')); tracker.log_dataset('d', 'h', Path('a'))\n"
+        "    assert tracker.child('k', 'n', {}).run_id is None and tracker.ended_children() == set()\n"
         "assert tracker.run_id is None and 'mlflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=project)
@@ -112,6 +113,38 @@ def test_a_deleted_experiment_is_named(store: Path, machine: MachineParams, clie
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(UserError, match="MLflow experiment 'gone' is deleted: restore it"):
         open_tracker(machine, store, "gone", "run")
+
+
+def test_a_run_within_a_run_is_found_again_by_its_key(store: Path, machine: MachineParams, client: Any) -> None:
+    with pytest.raises(KeyboardInterrupt), open_tracker(machine, store, "sweeps", "one", key="k1") as parent:
+        with parent.child("a", "trial a", {"outcome": "ok"}) as ended:
+            ended.log_params({"train.lr": 0.1})
+        with pytest.raises(KeyboardInterrupt), parent.child("b", "trial b", {}) as cut:
+            raise KeyboardInterrupt
+        raise KeyboardInterrupt
+    with (
+        open_tracker(machine, store, "sweeps", "one", key="k1") as again,
+        open_tracker(machine, store, "sweeps", "two", key="k2") as other,
+    ):
+        assert (again.run_id, again.ended_children(), other.ended_children()) == (parent.run_id, {"a"}, set())
+        with again.child("b", "trial b", {}) as resumed, other.child("b", "trial b", {}) as foreign:
+            assert resumed.run_id == cut.run_id != foreign.run_id
+        assert again.ended_children() == {"a", "b"}
+    tags = client.get_run(ended.run_id).data.tags
+    assert (tags["mlflow.parentRunId"], tags["outcome"], tags["mlflow.runName"]) == (parent.run_id, "ok", "trial a")
+    experiment = client.get_experiment_by_name("sweeps").experiment_id
+    assert len(client.search_runs([experiment])) == 5
+
+
+def test_more_runs_than_one_answer_holds_are_all_found(
+    store: Path, machine: MachineParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "RUNS_PER_CALL", 2)
+    with open_tracker(machine, store, "sweeps", "paged", key="k3") as parent:
+        for key in "abcde":
+            with parent.child(key, key, {}):
+                pass
+        assert parent.ended_children() == set("abcde")
 
 
 def test_any_server_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
