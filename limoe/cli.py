@@ -164,6 +164,24 @@ def upcycle(
 
 
 @app.command(rich_help_panel=TOOLS)
+def trial(
+    folder: Annotated[Path, typer.Argument(help="The trial's directory; trial.json says what to train.")],
+    data: Annotated[Path, typer.Option(help="The prepared set.")] = Path("data/prepared"),
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for a process that is at work there.")] = False,
+    memory_mb: Annotated[int | None, typer.Option(help="MB that it may take beyond its libraries (CPU).")] = None,
+    keep_model: Annotated[bool, typer.Option("--keep-model", help="Leave the model directory there.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run one trial of a sweep, or go on with it: train, measure the objective, write down how it ended."""
+    from limoe.sweep.trial import run_trial
+
+    with reporting(debug):
+        outcome = run_trial(folder, data, wait, memory_mb, keep_model)
+        print(f"{outcome.kind}: step {outcome.step} of {outcome.steps_planned}: {outcome.evidence}")
+        _next(f"cat {folder / 'outcome.json'}")
+
+
+@app.command(rich_help_panel=TOOLS)
 def sources(
     params: ParamsFile = DEFAULT_PARAMS,
     write: Annotated[bool, typer.Option("--write", help="Record what is installed.")] = False,

@@ -2,8 +2,8 @@
 
 ok: finished, and no alarm was raised. diverged: the loss blew up, in training or where it was measured; it was stopped there.
 collapsed: finished, and a modality collapsed in a layer on the way. unhealthy: finished, with another alarm. oom: not enough
-memory. pruned: stopped because others did better by then; nobody knows how it would have ended. killed: by a signal; it may be run
-again and goes on from its last checkpoint. error: a mistake in the settings, or a bug.
+memory. pruned: stopped because others did better by then; nobody knows how it would have ended. killed: by a signal; run again it
+goes on from its last checkpoint. error: a mistake in the settings, or a bug.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ COLLAPSE = re.compile(r"(text|image)-collapse@block(\d+)")
 
 @dataclass(frozen=True)
 class Outcome:
-    """kind: one of KINDS. step: optimiser steps taken of steps_planned. evidence: a sentence. modality, layer: where it collapsed.
-    alarms: all that were raised (name, step, evidence). loss, scores: the objective and what stands beside it, at the end or where
-    it was pruned (there of the last report); None and {} else. seconds: of all training steps, reports not counted."""
+    """kind: one of KINDS. step: optimiser steps taken of steps_planned. evidence: a sentence. modality, layer: of a
+    collapse. alarms: all that were raised (name, step, evidence). loss, scores: the objective and what stands beside it, at the
+    end, or in the last report of what was pruned; else None and {}. seconds: of all training steps, reports not counted."""
 
     kind: Kind
     step: int

@@ -47,8 +47,8 @@ def check_threads(concurrency: int, threads: int) -> None:
     cores = usable_cores()
     if concurrency * threads > cores:
         raise UserError(
-            f"{concurrency} trials at a time of {threads} threads each need {concurrency * threads} cores, and this machine lets us "
-            f"use {cores}: lower concurrency to {max(1, cores // threads)} or train.threads to {max(1, cores // concurrency)}"
+            f"{concurrency} trials at a time of {threads} threads each need {concurrency * threads} cores, and {cores} are "
+            f"usable here: lower concurrency to {max(1, cores // threads)} or train.threads to {max(1, cores // concurrency)}"
         )
 
 

@@ -1,0 +1,193 @@
+"""A trial's training, in its own process: the parts of the train stage, with the objective measured on the way.
+
+Alarms do not stop a trial, whatever train.health.action says: how early a failure can be told is learnt from trajectories that
+run to their end. A divergence does: nothing comes after it. On a CPU batches are made only when they are asked for, so that a
+trial keeps no more cores busy than it has threads.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from limoe.config import Params, TrainParams
+from limoe.data.prepared import TOKENIZER, Prepared
+from limoe.data.thresholds import with_thresholds
+from limoe.data.transforms import Preprocess
+from limoe.dist import pick_device
+from limoe.evals.validation import Validation
+from limoe.files import atomic_file
+from limoe.model.io import save_model
+from limoe.paths import Paths
+from limoe.stages.train import open_trainer
+from limoe.sweep.outcome import Kind, Outcome, judge
+from limoe.sweep.reports import append_report, read_reports
+from limoe.sweep.spec import TrialSpec
+from limoe.train.contestants import caption_lengths, model_config
+from limoe.train.health import Alarm, Stopped
+from limoe.train.loop import Trainer
+from limoe.train.outcome import ROUTING_SCHEMA
+from limoe.train.progress import Progress
+from limoe.train.start import Start
+
+PRUNE = "prune"  # whoever runs the sweep makes this file to end the trial
+MEGABYTE = 1 << 20
+
+
+@dataclass
+class Reached:
+    """How far a training came, whatever ended it. step: optimiser steps. seconds: of all of them."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Pruned(Exception):
+    """The file `prune` has appeared."""
+
+
+def report_steps(steps: int, reports: int) -> list[int]:
+    """Where the objective is measured: `reports` times at equal intervals, the last at the end; fewer if there are fewer steps.
+
+    >>> report_steps(100, 3)
+    [33, 67, 100]
+    """
+    return sorted({max(1, round(number * steps / reports)) for number in range(1, reports + 1)})
+
+
+def train_trial(
+    folder: Path, spec: TrialSpec, data: Path, reached: Reached, memory_mb: int | None = None, keep_model: bool = False
+) -> Outcome:
+    """Train and measure; how it ended, if not by an exception. `reached` is set for whoever catches one.
+
+    memory_mb: MB of address space that the trial may take beyond what its libraries have; for a CPU.
+    """
+    with _limited(memory_mb):
+        return _train(folder, spec, data, reached, keep_model)
+
+
+def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached, keep_model: bool) -> Outcome:
+    paths, prepared = Paths(data.resolve().parent.parent), Prepared(data)
+    params, train = _settings(spec, paths)
+    lengths = caption_lengths(prepared, train, params.model.tower)
+    config = model_config(params, spec.contestant, prepared, lengths)
+    start = None if train.start_from is None else Start.of(paths.root / train.start_from, config, data / TOKENIZER)
+    validation = Validation(prepared, params.model.tower, train)
+    look = _Look(folder)
+    with (
+        Progress(spec.contestant, train) as progress,
+        open_trainer(params, config, start, train, prepared, folder, look.row, lambda _: None) as trainer,
+    ):
+        look.progress, trainer.on_alarm = progress, _stop_if_diverged
+        progress.start(trainer.step)
+        try:
+            outcome = _run(trainer, spec, validation, folder)
+        finally:
+            reached.step, reached.seconds = trainer.step, round(trainer.seconds, 3)
+        with atomic_file(folder / "routing.parquet") as handle:
+            pq.write_table(pa.Table.from_pylist(trainer.routing.rows(), ROUTING_SCHEMA), handle)
+        if keep_model:
+            preprocess = Preprocess(config.tower.image_size).to_dict()
+            save_model(folder / "model", config, trainer.model, data / TOKENIZER, preprocess)
+    return outcome
+
+
+def _settings(spec: TrialSpec, paths: Paths) -> tuple[Params, TrainParams]:
+    """The parameters with thresholds looked up, and the contestant's recipe with the trial's seed."""
+    params = Params.parse(spec.params, "the trial's params")
+    params = params.model_copy(update={"train": params.train.model_copy(update={"seed": spec.seed})})
+    if spec.contestant == "limoe":
+        params = with_thresholds(params, paths)
+    if pick_device(params.machine.device).type == "cpu":
+        params = params.model_copy(update={"machine": params.machine.model_copy(update={"workers": 0})})
+    train = params.train_for(spec.contestant)
+    return params, train.model_copy(update={"health": train.health.model_copy(update={"action": "warn"})})
+
+
+class _Look:
+    """What is done at each row of the log: show it, and see whether the trial is to be pruned."""
+
+    def __init__(self, folder: Path) -> None:
+        self._prune = folder / PRUNE
+        self.progress: Progress | None = None
+
+    def row(self, row: dict[str, Any]) -> None:
+        if self.progress is not None:
+            self.progress.row(row)
+        if self._prune.exists():
+            raise Pruned
+
+
+def _stop_if_diverged(alarm: Alarm) -> None:
+    print(f"alarm at step {alarm.step}: {alarm.name}: {alarm.evidence}", flush=True)
+    if alarm.name == "diverged":
+        raise Stopped(alarm)
+
+
+def _run(trainer: Trainer, spec: TrialSpec, validation: Validation, folder: Path) -> Outcome:
+    """Train from report to report. A report that was made before an interruption is not made again: it would be the same."""
+    known = {row["step"] for row in read_reports(folder)}
+    try:
+        for until in report_steps(trainer.train.steps, spec.reports):
+            trainer.run(until)
+            if until not in known:
+                append_report(folder, _measured(trainer, validation))
+            if (folder / PRUNE).exists() and until < trainer.train.steps:
+                raise Pruned
+    except Pruned:
+        return _ended(trainer, folder, trainer.alarms, "pruned")
+    except Stopped as stopped:
+        return _ended(trainer, folder, [*(alarm for alarm in trainer.alarms if alarm != stopped.alarm), stopped.alarm])
+    return _ended(trainer, folder, trainer.alarms)
+
+
+def _measured(trainer: Trainer, validation: Validation) -> dict[str, Any]:
+    """A row of reports.jsonl. Stopped if the model is broken."""
+    scores = validation.run(trainer.task.model, trainer.device, trainer.task.precision)
+    if not all(math.isfinite(value) for value in scores.values()):
+        raise Stopped(Alarm("diverged", trainer.step, "the embeddings of the validation pictures or captions are not finite"))
+    print(f"step {trainer.step}: validation loss {scores['loss']:.4f}", flush=True)
+    return {"step": trainer.step, "seconds": round(trainer.seconds, 3)} | scores
+
+
+def _ended(trainer: Trainer, folder: Path, alarms: list[Alarm], kind: Kind | None = None) -> Outcome:
+    found, evidence, modality, layer = judge(alarms)
+    if kind == "pruned":
+        found, evidence = kind, f"pruned at step {trainer.step}: others did better by then"
+    last = read_reports(folder)[-1:] if found != "diverged" else []
+    scores = {name: value for row in last for name, value in row.items() if name not in ("step", "seconds")}
+    return Outcome(
+        kind=found,
+        step=trainer.step,
+        evidence=evidence,
+        steps_planned=trainer.train.steps,
+        seconds=round(trainer.seconds, 3),
+        modality=modality if found == "collapsed" else None,
+        layer=layer if found == "collapsed" else None,
+        alarms=[asdict(alarm) for alarm in alarms],
+        loss=scores.pop("loss", None),
+        scores=scores,
+    )
+
+
+@contextmanager
+def _limited(memory_mb: int | None) -> Iterator[None]:
+    """No more than so much address space beyond what the process has by now; the old bound afterwards."""
+    if memory_mb is None:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + memory_mb * MEGABYTE, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
