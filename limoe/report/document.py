@@ -84,13 +84,20 @@ class Fold:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Figures side by side where there is room for them."""
+
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
 class Bullets:
     """A list of short texts."""
 
     lines: Sequence[str]
 
 
-Block = Table | Figure | Prose | Bullets | Cards | Terms | Fold
+Block = Table | Figure | Grid | Prose | Bullets | Cards | Terms | Fold
 
 
 @dataclass(frozen=True)

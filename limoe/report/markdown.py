@@ -1,32 +1,46 @@
-"""A report as Markdown: everything but the figures, which say where they are drawn."""
+"""A report as Markdown: everything but the figures, which say where they are drawn, unless there are pictures of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from limoe.report.document import Block, Bullets, Cards, Cell, Document, Figure, Fold, Prose, Table, Terms
+from limoe.report.document import Block, Bullets, Cards, Cell, Document, Figure, Fold, Grid, Prose, Table, Terms
 
 
 def to_markdown(document: Document, page: str) -> str:
     """The document's text and tables; `page` is the file that draws its figures."""
-    parts = [f"# {document.title}", f"**{document.headline}**", *_blocks(document.lead, page)]
-    for section in document.sections:
-        parts += [f"## {section.title}", *_blocks(section.blocks, page)]
+    parts = [f"# {document.title}", f"**{document.headline}**", *body(document, page)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _blocks(blocks: Sequence[Block], page: str) -> list[str]:
-    return [_block(block, page) for block in blocks]
+def body(document: Document, page: str, pictures: Mapping[str, str] | None = None, level: int = 2) -> list[str]:
+    """The paragraphs below title and headline. pictures: address of a PNG by the id of its figure, or of the first of a grid.
+
+    Other figures are said to be drawn in `page`, or left out if that is empty. level: of the sections' headings.
+    """
+    pictures = pictures or {}
+    parts = _blocks(document.lead, page, pictures)
+    for section in document.sections:
+        parts += [f"{'#' * level} {section.title}", *_blocks(section.blocks, page, pictures)]
+    return [part for part in parts if part]
 
 
-def _block(block: Block, page: str) -> str:
+def _blocks(blocks: Sequence[Block], page: str, pictures: Mapping[str, str]) -> list[str]:
+    return [_block(block, page, pictures) for block in blocks]
+
+
+def _block(block: Block, page: str, pictures: Mapping[str, str]) -> str:
     match block:
         case Prose():
             return f"*{block.text}*" if block.tone == "quiet" else block.text
         case Table():
             return _table(block)
         case Figure():
-            return f"*Figure: {block.caption} (drawn in [{page}]({page}#{block.id})).*"
+            return _figure(block, page, pictures)
+        case Grid() if block.figures and block.figures[0].id in pictures:
+            return _figure(block.figures[0], page, pictures)
+        case Grid():
+            return "\n\n".join(_figure(figure, page, pictures) for figure in block.figures)
         case Bullets():
             return "\n".join(f"- {line}" for line in block.lines)
         case Cards():
@@ -37,7 +51,13 @@ def _block(block: Block, page: str) -> str:
         case Terms():
             return "\n".join(f"- **{term}**: {meaning}" for term, meaning in block.terms.items())
         case Fold():
-            return "\n\n".join([f"### {block.title}", *_blocks(block.blocks, page)])
+            return "\n\n".join([f"### {block.title}", *_blocks(block.blocks, page, pictures)])
+
+
+def _figure(figure: Figure, page: str, pictures: Mapping[str, str]) -> str:
+    if figure.id in pictures:
+        return f"![{figure.caption}]({pictures[figure.id]})"
+    return f"*Figure: {figure.caption} (drawn in [{page}]({page}#{figure.id})).*" if page else ""
 
 
 def _table(table: Table) -> str:

@@ -6,7 +6,7 @@ import html
 import json
 import re
 
-from limoe.report.document import Block, Bullets, Card, Cards, Cell, Document, Figure, Fold, Prose, Table, Terms
+from limoe.report.document import Block, Bullets, Card, Cards, Cell, Document, Figure, Fold, Grid, Prose, Table, Terms
 from limoe.report.style import CSS, SCRIPT
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -59,6 +59,8 @@ def _block(block: Block) -> str:
             return _table(block)
         case Figure():
             return _figure(block)
+        case Grid():
+            return f'<div class="grid">{"".join(map(_figure, block.figures))}</div>'
         case Bullets():
             return f"<ul>{''.join(f'<li>{inline(line)}</li>' for line in block.lines)}</ul>" if block.lines else ""
         case Cards():

@@ -8,7 +8,7 @@ CSS = """
   --page: #fbfbf8; --card: #ffffff; --text: #1c2320; --quiet: #66706a; --line: #e1e5df; --accent: #0a7c57;
   --limoe: #0a8f62; --dense: #2c6fdb; --clip: #cf620a;
   --good: #08694a; --good-back: #ddf2e8; --bad: #a8231b; --bad-back: #fbe6e3; --quiet-back: #eff1ed;
-  --heat0: #eef3ef; --heat1: #075f43;
+  --heat0: #eef3ef; --heat1: #075f43; --band: rgba(10, 143, 98, .16); --chance: #a8b0aa;
   --series0: #0a8f62; --series1: #8a4fd3; --series2: #cf620a; --series3: #2c6fdb; --series4: #c2317c; --series5: #7a7a12;
 }
 @media (prefers-color-scheme: dark) {
@@ -16,7 +16,7 @@ CSS = """
     --page: #111412; --card: #191d1b; --text: #e5eae7; --quiet: #98a39c; --line: #2d332f; --accent: #4fd39c;
     --limoe: #3fcf95; --dense: #78aaff; --clip: #ff9c47;
     --good: #6fe0b0; --good-back: #14332a; --bad: #ff9389; --bad-back: #3b1f1c; --quiet-back: #222724;
-    --heat0: #1c221f; --heat1: #43d69b;
+    --heat0: #1c221f; --heat1: #43d69b; --band: rgba(63, 207, 149, .2); --chance: #59625c;
     --series0: #3fcf95; --series1: #b794f6; --series2: #ff9c47; --series3: #78aaff; --series4: #f27fb5; --series5: #c9c94f;
   }
 }
@@ -56,6 +56,8 @@ figure { margin: 1.5rem 0; padding: 1rem 1rem .25rem; background: var(--card); b
   border-radius: 12px; }
 figcaption { font-weight: 600; font-size: .95rem; }
 .plot { width: 100%; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: .9rem; margin: 1.5rem 0; }
+.grid figure { margin: 0; min-width: 0; }
 figure.table { padding: 0; overflow: hidden; }
 .table figcaption { padding: .85rem .8rem .6rem; }
 .scroll { overflow-x: auto; }

@@ -1,0 +1,72 @@
+"""Values of a searched parameter as people read them: short numbers, stretches of a range, places on an axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NONE = "not searched"  # where a condition left a parameter out
+
+
+def brief(value: Any) -> str:
+    """A value in three digits.
+
+    >>> brief(0.00213456), brief(16), brief(1.0), brief("bpr"), brief(None)
+    ('0.00213', '16', '1', 'bpr', 'not searched')
+    """
+    if value is None:
+        return NONE
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def short(name: str) -> str:
+    """The last part of a dotted name.
+
+    >>> short("model.moe.experts")
+    'experts'
+    """
+    return name.rsplit(".", 1)[-1]
+
+
+def stretch(one: Mapping[str, Any]) -> str:
+    """A bin's label: its choice, or low–high."""
+    return brief(one["choice"]) if one["low"] is None else f"{brief(one['low'])}–{brief(one['high'])}"
+
+
+def middle(one: Mapping[str, Any], log: bool) -> float:
+    """The centre of a bin of a range, on the scale that the range is searched on.
+
+    >>> middle({"low": 1, "high": 100}, log=True)
+    10.0
+    """
+    low, high = float(one["low"]), float(one["high"])
+    return math.sqrt(low * high) if log else (low + high) / 2
+
+
+def position(axis: Mapping[str, Any], value: Any) -> float:
+    """Where on its axis a value lies, 0 (lowest) to 1 (highest), on the axis's scale; choices in their order."""
+    if axis["choices"] is not None:
+        return list(axis["choices"]).index(value) / max(1, len(axis["choices"]) - 1)
+    low, high, at = (math.log(x) if axis["log"] else float(x) for x in (axis["low"], axis["high"], value))
+    return (at - low) / (high - low) if high > low else 0.5
+
+
+def probability(share: Mapping[str, Any]) -> str:
+    """An estimated probability in whole per cent, "?" where nothing was tried.
+
+    >>> probability({"probability": 0.724}), probability({"probability": None})
+    ('72%', '?')
+    """
+    return "?" if share["probability"] is None else f"{100 * share['probability']:.0f}%"
+
+
+def between(share: Mapping[str, Any]) -> str:
+    """Its interval, in whole per cent.
+
+    >>> between({"lower": 0.583, "upper": 0.842})
+    '58 to 84%'
+    """
+    return f"{100 * share['lower']:.0f} to {100 * share['upper']:.0f}%"
