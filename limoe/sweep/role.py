@@ -14,7 +14,7 @@ Phase = Literal["search", "final", "ablation"]
 
 @dataclass(frozen=True)
 class Role:
-    """point: number of the point, from 0 (of two points with equal values the first). group: an ablation's variant, else empty."""
+    """point: number of the point, from 0 (of two with equal values the first). group: an ablation's variant, else empty."""
 
     point: int
     phase: Phase
