@@ -79,6 +79,8 @@ def mlp_bytes(tower: TowerParams, moe: MoeParams | None, size: int) -> float:
         return (tower.width + 2 * tower.hidden) * size
     rows = moe.k * (moe.capacity_factor if moe.kernel == "slots" or moe.router == "expert-choice" else 1)
     router = FLOAT32_BYTES * (tower.width + ROUTER_TENSORS * moe.experts) + CHOICE_BYTES * moe.k
+    if moe.kernel == "streamed":  # an expert's input is taken from the stream twice: in float32 that is the router's input
+        return router + rows * (tower.width + 2 * tower.hidden) * size + (0 if size == FLOAT32_BYTES else tower.width * size)
     return router + rows * (2 * (tower.width + tower.hidden) * size + ROW_INDEX_BYTES)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from limoe.config import MoeParams
 from limoe.model.router import Routing
 from limoe.model.rows import combine_rows, dispatch_rows
-from limoe.model.streamed import streamed_experts
+from limoe.model.streamed import Slots, streamed_experts
 
 SortedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 GROUPED_ALIGNMENT_BYTES = 16  # grouped_mm wants strides in multiples of it
@@ -121,16 +121,19 @@ class Experts(nn.Module):
         gate_TK = torch.where(routing.placed_TK, routing.gate_TK, 0)
         experts, _, hidden = self.w1_EDF.shape
         kernel = choose_kernel(self.kernel, x_TD, hidden, routing.slots)
-        if kernel != "streamed":
-            weights = [weight.to(dtype) for weight in weights]
+        if kernel == "streamed":
+            multiple = CPU_ROWS if device == "cpu" and x_TD.element_size() < 4 else 1
+            _, choice_S, counts_E, placed_E = sorted_order(routing, experts, multiple)
+            slots = Slots(choice_S[: int(counts_E.sum())], counts_E.tolist(), placed_E.tolist())
+            return streamed_experts(x_TD, gate_TK, slots, *weights)
+        weights = [weight.to(dtype) for weight in weights]
         if kernel == "slots":
             assert routing.slots is not None
             slot_TK, choice_S = slot_order(routing, experts, routing.slots)
             x_SD = dispatch_rows(x_TD, _row_of(choice_S, routing), slot_TK, routing.placed_TK)
             y_SD = slot_experts(x_SD.view(experts, routing.slots, -1), *weights).flatten(0, 1)
         else:
-            multiple = CPU_ROWS if kernel == "streamed" and x_TD.device.type == "cpu" and x_TD.element_size() < 4 else 1
-            slot_TK, choice_S, counts_E = sorted_order(routing, experts, multiple)
+            slot_TK, choice_S, counts_E, _ = sorted_order(routing, experts)
             if kernel != "grouped":  # which takes the empty rows at the end, and so shapes that no decision changes
                 choice_S = choice_S[: int(counts_E.sum())]
             x_SD = dispatch_rows(x_TD, _row_of(choice_S, routing), slot_TK, routing.placed_TK)
@@ -138,7 +141,7 @@ class Experts(nn.Module):
         return combine_rows(y_SD, gate_TK, slot_TK, choice_S)
 
 
-SORTED_KERNELS: dict[str, SortedKernel] = {"loop": loop_experts, "grouped": grouped_experts, "streamed": streamed_experts}
+SORTED_KERNELS: dict[str, SortedKernel] = {"loop": loop_experts, "grouped": grouped_experts}
 
 
 def slot_order(routing: Routing, experts: int, slots: int) -> tuple[Tensor, Tensor]:
@@ -150,10 +153,10 @@ def slot_order(routing: Routing, experts: int, slots: int) -> tuple[Tensor, Tens
     return torch.where(routing.placed_TK, slot_TK, 0), choice_S
 
 
-def sorted_order(routing: Routing, experts: int, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """(slot_TK, choice_S, counts_E): the placed choices, sorted by expert, and how many slots each expert has.
+def sorted_order(routing: Routing, experts: int, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(slot_TK, choice_S, counts_E, placed_E): the placed choices, sorted by expert; how many slots each expert has, and choices.
 
-    That is how many choices it has, rounded up to a multiple; slots that are left over hold no choice, those after the last
+    Slots are the choices, rounded up to a multiple; slots that are left over hold no choice, those after the last
     expert's included. S is the most that may be needed, whatever was decided.
     """
     bin_N = torch.where(routing.placed_TK, routing.expert_TK, experts).flatten()
@@ -167,7 +170,7 @@ def sorted_order(routing: Routing, experts: int, multiple: int = 1) -> tuple[Ten
     slot_N = torch.where(sorted_N < experts, slot_N, slots)  # choices without a place share one behind the last slot
     choice_S = torch.full((slots + 1,), len(bin_N), device=bin_N.device).scatter(0, slot_N, by_bin_N)[:-1]
     slot_N = torch.zeros_like(bin_N).scatter(0, by_bin_N, torch.where(sorted_N < experts, slot_N, 0))
-    return slot_N.view(routing.expert_TK.shape), choice_S, counts_E
+    return slot_N.view(routing.expert_TK.shape), choice_S, counts_E, placed_E
 
 
 def _row_of(choice_S: Tensor, routing: Routing) -> Tensor:

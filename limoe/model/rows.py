@@ -53,7 +53,12 @@ class _Dispatch(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         slot_TK, placed_TK = ctx.saved_tensors
-        return _sum_choices(grads[0], slot_TK, placed_TK.to(grads[0].dtype)), None, None, None
+        if len(grads[0]) == 0:  # nothing was placed
+            return grads[0].new_zeros(len(slot_TK), grads[0].shape[1]), None, None, None
+        taken_ND = grads[0].index_select(0, slot_TK.flatten())
+        # chosen, not multiplied by 0: a slot that nobody filled may hold NaN
+        taken_TKD = torch.where(placed_TK.reshape(-1, 1), taken_ND, 0).view(*slot_TK.shape, -1)
+        return (taken_TKD[:, 0] if slot_TK.shape[1] == 1 else taken_TKD.sum(1)), None, None, None
 
 
 def dispatch_rows(x_TD: Tensor, token_S: Tensor, slot_TK: Tensor, placed_TK: Tensor) -> Tensor:
@@ -69,7 +74,11 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_SD: Tensor, gate_TK: Tensor, slot_TK: Tensor, choice_S: Tensor) -> Tensor:
         ctx.save_for_backward(y_SD, gate_TK, slot_TK, choice_S)
-        return _sum_choices(y_SD, slot_TK, gate_TK)
+        rows, choices = slot_TK.shape
+        if len(y_SD) == 0:  # nothing was placed
+            return gate_TK.new_zeros(rows, y_SD.shape[1])
+        y_ND = y_SD.index_select(0, slot_TK.flatten()) * gate_TK.reshape(-1, 1)
+        return y_ND if choices == 1 else y_ND.view(rows, choices, -1).sum(1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -95,12 +104,3 @@ def combine_rows(y_SD: Tensor, gate_TK: Tensor, slot_TK: Tensor, choice_S: Tenso
     """
     out: Tensor = _Combine.apply(y_SD, gate_TK, slot_TK, choice_S)
     return out
-
-
-def _sum_choices(y_SD: Tensor, slot_TK: Tensor, weight_TK: Tensor) -> Tensor:
-    """(T, D): the sum over K of weight times the row in the slot."""
-    rows, choices = slot_TK.shape
-    if len(y_SD) == 0:  # nothing was placed
-        return weight_TK.new_zeros(rows, y_SD.shape[1])
-    y_ND = y_SD.index_select(0, slot_TK.flatten()) * weight_TK.reshape(-1, 1)
-    return y_ND if choices == 1 else y_ND.view(rows, choices, -1).sum(1)

@@ -1,15 +1,17 @@
 """The experts' MLPs one after the other, with as little memory traffic as the arithmetic allows.
 
-Axes: S placed choices sorted by expert, E experts, D width, F hidden width.
+Axes: T rows of the stream, S slots sorted by expert, K choices a token, E experts, D width, F hidden width.
 
-Where the experts' weights do not fit into the cache, moving them is what costs: E = 32 at width 768 has 600 MB of them. Left to
-autograd, a loop casts all of them before the first product, keeps each expert's gradient by itself, and stacks and casts them at
-the end. Here a weight is cast when its expert's turn comes, and a gradient is written where it stays.
+Moving numbers is what costs here, not multiplying them. Where the experts' weights do not fit into the cache (E = 32 at width 768
+has 600 MB of them), autograd would cast all of them before the first product, keep each expert's gradient by itself, and stack
+and cast them at the end. And where the stream does not fit, every tensor of its size is fresh memory, which costs ten times what
+writing to it does (LOG.md). So a weight is cast when its expert's turn comes, a gradient is written where it stays, and an
+expert's rows are taken from the stream and added to the output in its turn: no sorted copy of the stream ever exists.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,36 +19,70 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+class Slots(NamedTuple):
+    """choice_S: int64, the (row, choice) pair in each slot as row * K + choice, T * K where there is none. counts: slots of each
+    expert; placed: how many of them, the first ones, hold a choice."""
+
+    choice_S: Tensor
+    counts: list[int]
+    placed: list[int]
+
+    def of_experts(self, choices: int, rows: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each expert: the row of the stream in each slot (any where there is none), the choices placed, and their rows."""
+        found = []
+        for choice_s, placed in zip(torch.split(self.choice_S, self.counts), self.placed, strict=True):
+            row_s = (choice_s // choices).clamp(max=rows - 1)
+            found.append((row_s, choice_s[:placed], row_s[:placed]))
+        return found
+
+
 class _StreamedExperts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, keep: bool, x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor
+        ctx: Any,
+        keep: bool,
+        slots: Slots,
+        x_TD: Tensor,
+        gate_TK: Tensor,
+        w1_EDF: Tensor,
+        b1_EF: Tensor,
+        w2_EFD: Tensor,
+        b2_ED: Tensor,
     ) -> Tensor:
-        ctx.counts, dtype = counts_E.tolist(), x_SD.dtype
-        y_SD, kept = torch.empty_like(x_SD), []
-        for e, (x, y) in enumerate(zip(*(torch.split(t, ctx.counts) for t in (x_SD, y_SD)), strict=True)):
-            before = torch.addmm(b1_EF[e].to(dtype), x, w1_EDF[e].to(dtype))
+        gate_N, dtype, kept = gate_TK.flatten(), x_TD.dtype, []
+        out_TD = torch.zeros(x_TD.shape, dtype=gate_TK.dtype, device=x_TD.device)
+        for e, (row_s, choice_s, placed_s) in enumerate(slots.of_experts(gate_TK.shape[1], len(x_TD))):
+            before = torch.addmm(b1_EF[e].to(dtype), x_TD.index_select(0, row_s), w1_EDF[e].to(dtype))
             after = F.gelu(before)
-            torch.addmm(b2_ED[e].to(dtype), after, w2_EFD[e].to(dtype), out=y)
-            kept += [before, after] if keep else []
-        ctx.save_for_backward(x_SD, w1_EDF, b1_EF, w2_EFD, b2_ED, *kept)
-        return y_SD
+            y = torch.addmm(b2_ED[e].to(dtype), after, w2_EFD[e].to(dtype))
+            out_TD.index_add_(0, placed_s, y[: len(placed_s)] * gate_N[choice_s, None])
+            kept += [before, after, y] if keep else []
+        ctx.slots = slots
+        ctx.save_for_backward(x_TD, gate_TK, w1_EDF, b1_EF, w2_EFD, b2_ED, *kept)
+        return out_TD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_SD, w1_EDF, b1_EF, w2_EFD, b2_ED, *kept = ctx.saved_tensors
+        x_TD, gate_TK, w1_EDF, b1_EF, w2_EFD, b2_ED, *kept = ctx.saved_tensors
         gw1_EDF, gb1_EF, gw2_EFD, gb2_ED = (torch.empty_like(weight) for weight in (w1_EDF, b1_EF, w2_EFD, b2_ED))
-        gx_SD, dtype = torch.empty_like(x_SD), x_SD.dtype
-        rows = zip(*(torch.split(t, ctx.counts) for t in (x_SD, grads[0], gx_SD)), kept[::2], kept[1::2], strict=True)
-        for e, (x, gy, gx, before, after) in enumerate(rows):
+        gate_N, dtype = gate_TK.flatten(), x_TD.dtype
+        ggate_N = torch.zeros_like(gate_N)
+        gx_TD = torch.zeros(x_TD.shape, dtype=dtype if gate_TK.shape[1] == 1 else gate_TK.dtype, device=x_TD.device)
+        each = zip(ctx.slots.of_experts(gate_TK.shape[1], len(x_TD)), kept[::3], kept[1::3], kept[2::3], strict=True)
+        for e, ((row_s, choice_s, placed_s), before, after, y) in enumerate(each):
+            gout = grads[0].index_select(0, row_s)
+            gout[len(placed_s) :] = 0
+            ggate_N[choice_s] = (gout * y)[: len(placed_s)].sum(1)
+            gout[: len(placed_s)] *= gate_N[choice_s, None]
+            gy = gout.to(dtype)
             gbefore = torch.ops.aten.gelu_backward(gy @ w2_EFD[e].to(dtype).T, before)
             _write(gw2_EFD[e], after.T, gy)
-            _write(gw1_EDF[e], x.T, gbefore)
-            torch.mm(gbefore, w1_EDF[e].to(dtype).T, out=gx)
+            _write(gw1_EDF[e], x_TD.index_select(0, row_s).T, gbefore)
+            gx_TD.index_add_(0, placed_s, (gbefore @ w1_EDF[e].to(dtype).T)[: len(placed_s)].to(gx_TD.dtype))
             gb2_ED[e] = gy.sum(0)
             gb1_EF[e] = gbefore.sum(0)
-        return None, gx_SD, None, gw1_EDF, gb1_EF, gw2_EFD, gb2_ED
+        return None, None, gx_TD.to(dtype), ggate_N.view_as(gate_TK), gw1_EDF, gb1_EF, gw2_EFD, gb2_ED
 
 
 def _write(out: Tensor, a: Tensor, b: Tensor) -> None:
@@ -57,11 +93,13 @@ def _write(out: Tensor, a: Tensor, b: Tensor) -> None:
         out.copy_(a @ b)
 
 
-def streamed_experts(x_SD: Tensor, counts_E: Tensor, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor) -> Tensor:
-    """(S, D) -> (S, D) in the dtype of x. The weights may be of a wider dtype: each is cast in its turn, their gradients are not.
+def streamed_experts(
+    x_TD: Tensor, gate_TK: Tensor, slots: Slots, w1_EDF: Tensor, b1_EF: Tensor, w2_EFD: Tensor, b2_ED: Tensor
+) -> Tensor:
+    """(T, D) in the gates' dtype: the sum over a row's placed choices of gate times expert output.
 
-    counts_E: int64, choices of each expert, in the order of the rows of x. Cannot be differentiated twice.
+    The weights may be of a wider dtype than x: each is cast in its turn, their gradients are not. Cannot be differentiated twice.
     """
-    with torch.autocast(x_SD.device.type, enabled=False):
-        out: Tensor = _StreamedExperts.apply(torch.is_grad_enabled(), x_SD, counts_E, w1_EDF, b1_EF, w2_EFD, b2_ED)
+    with torch.autocast(x_TD.device.type, enabled=False):
+        out: Tensor = _StreamedExperts.apply(torch.is_grad_enabled(), slots, x_TD, gate_TK, w1_EDF, b1_EF, w2_EFD, b2_ED)
     return out

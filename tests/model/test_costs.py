@@ -12,7 +12,7 @@ from limoe.config import MoeParams, TowerParams
 from limoe.errors import UserError
 from limoe.losses.auxiliary import auxiliary_loss
 from limoe.model import attention
-from limoe.model.costs import ROW_INDEX_BYTES, activation_bytes, training_cost, training_memory
+from limoe.model.costs import activation_bytes, training_cost, training_memory
 from limoe.model.experts import CPU_ROWS
 from limoe.model.limoe import Limoe
 from limoe.model.router import NoiseKey
@@ -114,7 +114,7 @@ def left_over(shape: TowerParams, sparse: MoeParams | None, precision: str) -> i
     if sparse is None or sparse.kernel != "streamed" or precision == "float32":
         return 0
     blocks = len(moe_layers(shape.depth, sparse.blocks))
-    return blocks * sparse.experts * (CPU_ROWS - 1) * (2 * (shape.width + shape.hidden) * 2 + ROW_INDEX_BYTES)
+    return blocks * sparse.experts * (CPU_ROWS - 1) * (shape.width + 2 * shape.hidden) * 2
 
 
 def test_float32_has_no_copies_and_memory_grows_with_the_batch():

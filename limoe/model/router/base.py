@@ -44,15 +44,20 @@ class NoiseKey:
     def draw(self, layout: Layout, layer: int, experts: int) -> Draws:
         """The numbers for the rows of `layout` in this layer."""
         device = layout.group_T.device
-        noise_TE = torch.zeros(len(layout.group_T), experts, device=device)
-        order_T = torch.zeros(len(layout.group_T), device=device)
+        drawn = []
         for group, rows in enumerate(layout.members):
             name = f"{self.seed}/{self.step}/{layer}/{self.first_group + group}"
             digest = hashlib.blake2b(name.encode(), digest_size=7).digest()
             generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
-            noise_TE[rows] = torch.randn(len(rows), experts, generator=generator, device=device)
-            order_T[rows] = torch.rand(len(rows), generator=generator, device=device)
-        return Draws(noise_TE, order_T)
+            noise_NE = torch.randn(len(rows), experts, generator=generator, device=device)
+            drawn.append(Draws(noise_NE, torch.rand(len(rows), generator=generator, device=device)))
+        if len(drawn) == 1 and len(drawn[0].order_T) == len(layout.group_T):  # one group of real rows: they lie in their order
+            return drawn[0]
+        draws = Draws(torch.zeros(len(layout.group_T), experts, device=device), torch.zeros(len(layout.group_T), device=device))
+        for rows, of_group in zip(layout.members, drawn, strict=True):
+            draws.noise_TE[rows] = of_group.noise_TE
+            draws.order_T[rows] = of_group.order_T
+        return draws
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Router(nn.Module, ABC):
             sigma = self.moe.sigma if self.training else 0.0
             noisy_TE = logits_TE
             if sigma > 0 and draws is not None:
-                noisy_TE = logits_TE + sigma * draws.noise_TE.to(logits_TE.dtype)
+                noisy_TE = torch.add(logits_TE, draws.noise_TE.to(logits_TE.dtype), alpha=sigma)
             probs_TE = logits_TE.softmax(1)
             scores_TE = noisy_TE.softmax(1) if sigma > 0 else probs_TE
             expert_TK, gate_TK, places = self.choose(scores_TE, layout, draws)
