@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from limoe.config import AUX_TERMS, MoeParams, Params
 from limoe.errors import UserError
+from limoe.files import sha256_json
 
 FULL = "full"
 CLASSIC, LOCAL, GLOBAL = ("importance", "load"), ("local_text", "local_image"), ("global_text", "global_image")
@@ -75,7 +76,7 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
 
 
 def study(params: Params, only: Sequence[str] = ()) -> Study:
-    """The full recipe and every variant of it that these parameters allow and that differs from it.
+    """The full recipe and every variant of it that these parameters allow, each once.
 
     only: groups or single variants (`aux`, `priority/first-come`), all if empty; UserError for an unknown one, and where `params`
     is no recipe that the study can take apart.
@@ -84,25 +85,27 @@ def study(params: Params, only: Sequence[str] = ()) -> Study:
     wanted = [one for group in STUDIES.values() for one in group(params.model.moe)]
     chosen = [one for one in wanted if not only or {one.group, one.key} & set(only)]
     _check_names(only, wanted)
-    full, variants, omitted = _identity(params), [], {one.key: SAME[one.key] for one in chosen if one.key in SAME}
+    known, variants = {_identity(params)}, []
+    omitted = {one.key: SAME[one.key] for one in chosen if one.key in SAME}
     for variant in (one for one in chosen if one.key not in SAME):
         try:
             resolved = with_values(params, variant.values)
         except UserError as error:
             omitted[variant.key] = str(error).removeprefix("variant: ")
             continue
-        if _identity(resolved) != full:
+        if (identity := _identity(resolved)) not in known:
+            known.add(identity)
             variants.append(variant)
     return Study((Variant(FULL, FULL, {}, "the recipe as the parameters have it"), *variants), omitted)
 
 
-def _identity(params: Params) -> dict[str, Any]:
-    """The parameters with thresholds as the numbers that they stand for, so that equal recipes compare equal."""
+def _identity(params: Params) -> str:
+    """A hash of the parameters with thresholds as the numbers that they stand for: equal for equal recipes."""
     document = params.model_dump(mode="json")
     moe = params.model.moe
     if "balance" not in (moe.tau_text, moe.tau_image):
         document["model"]["moe"] |= dict(zip(("tau_text", "tau_image"), (round(tau, 6) for tau in moe.thresholds), strict=True))
-    return document
+    return sha256_json(document)
 
 
 def _check_base(moe: MoeParams) -> None:
