@@ -23,6 +23,7 @@ from limoe.errors import UserError
 from limoe.files import exclusive_lock
 from limoe.sweep.outcome import FILE as OUTCOME
 from limoe.sweep.outcome import KINDS, Kind, Outcome, read_outcome, write_outcome
+from limoe.sweep.parent import PARENT, end_with_parent
 from limoe.sweep.reports import read_reports, whole_rows
 from limoe.sweep.slots import visible_gpus
 from limoe.sweep.spec import TrialSpec, create, read_spec
@@ -58,6 +59,7 @@ def run_trial(folder: Path, data: Path, wait: bool = False, memory_mb: int | Non
     A trial that has ended is not run again, unless it was killed. wait: for another process that is at work here; else UserError
     names it. memory_mb: see `limoe.sweep.training`. keep_model: leave the model directory `model` there.
     """
+    end_with_parent()
     spec = read_spec(folder)
     with exclusive_lock(folder / LOCK, f"trial {folder.name}", wait):
         outcome = read_outcome(folder)
@@ -108,6 +110,8 @@ def launch(
 ) -> subprocess.Popen[bytes]:
     """Start `limoe trial` on `folder` in a session of its own, with its log in log.txt; UserError if it wants more threads.
 
+    It ends when the thread that calls this does, however that ends.
+
     gpu: a place in `visible_gpus()`, the only GPU that the trial will see; None: it sees none. If a process that was orphaned is
     still at work there, this one waits, and then has the same outcome.
     """
@@ -118,6 +122,7 @@ def launch(
     command += [] if memory_mb is None else ["--memory-mb", str(memory_mb)]
     visible = "" if gpu is None else visible_gpus()[gpu]
     alone = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": visible, "PYTHONUNBUFFERED": "1"}
+    alone[PARENT] = str(os.getpid())
     known = read_outcome(folder)
     if known is not None and known.kind == "killed":
         (folder / OUTCOME).unlink()
