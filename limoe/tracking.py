@@ -132,9 +132,8 @@ class MlflowTracker(Tracker):
     @override
     def child(self, key: str, name: str, tags: Mapping[str, Any]) -> Tracker:
         mine = {PARENT: self.run_id, KEY: key}
-        found = next(iter(_runs(self._client, self._experiment_id, mine)), None)
-        run_id = _continued(self._client, found and found.info.run_id)
-        run_id = run_id or _begun(self._client, self._experiment_id, name, {**tags, **mine})
+        found = next((run.info.run_id for run in _runs(self._client, self._experiment_id, mine)), None)
+        run_id = _continued(self._client, found) or _begun(self._client, self._experiment_id, name, {**tags, **mine})
         return MlflowTracker(self._client, self._experiment_id, run_id)
 
     @override
