@@ -53,9 +53,9 @@ class Axis:
 
     def facts(self) -> AxisFacts:
         """As a finding."""
-        ends = (None, None) if self.choices is not None else (self.low, self.high)
         choices = None if self.choices is None else list(self.choices)
-        return AxisFacts(self.name, *ends, self.log, self.integer, choices, self.numeric, self.conditional)
+        low, high = (self.low, self.high) if choices is None else (None, None)
+        return AxisFacts(self.name, low, high, self.log, self.integer, choices, self.numeric, self.conditional)
 
 
 def parse_axes(document: Mapping[str, Any]) -> list[Axis]:

@@ -179,14 +179,32 @@ class Reach:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The robust optimum, the next one, and the best single run beside them; `at_risk`: P(success) there is below 0.9."""
+    """The robust optimum, the next one, and the point of the best single run (`best_loss` with seed `best_seed`) beside them.
+
+    `success`: at the robust optimum by the logistic model of `reach`; its hits and n count the point and its neighbours, each
+    as much as it is near. `at_risk`: below 0.9.
+    """
 
     robust: Choice
     runner_up: Choice | None
     best_run: Choice
+    best_loss: float
+    best_seed: int
     success: Share
     at_risk: bool
     reach: list[Reach]
+
+
+@dataclass(frozen=True)
+class Final:
+    """A finalist rerun on fresh seeds: the figures to publish. losses of the finished ones, their mean and sample deviation."""
+
+    point: int
+    values: dict[str, Any]
+    losses: list[float]
+    mean: float | None
+    spread: float | None
+    success: Share
 
 
 @dataclass(frozen=True)
@@ -236,6 +254,7 @@ class Sensitivity:
     failure: Importance
     failures: list[Failure]
     recommendation: Recommendation | None
+    finals: list[Final]
     early: list[Early]
     notes: list[str]
 

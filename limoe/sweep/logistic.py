@@ -19,7 +19,8 @@ from limoe.sweep.axes import Axis
 from limoe.sweep.findings import Share
 
 Array = NDArray[np.float64]
-PRIOR = 5.0  # standard deviation of each coefficient beforehand, in units of log odds; twice that for the intercept
+PRIOR = 5.0  # standard deviation of each coefficient beforehand, in units of log odds
+INTERCEPT_PRIOR = 10.0
 STEPS = 100
 Z95 = 1.959963984540054
 
@@ -44,14 +45,14 @@ class Logistic:
         return [Share(0.0, 0.0, *(float(side) for side in three)) for three in zip(*(expit(s) for s in sides), strict=True)]
 
 
-def fit(features_NF: Array, success_N: Array) -> Logistic:
+def fit(features_NF: Array, success_N: Array, prior: float = PRIOR) -> Logistic:
     """The most probable weights for answers in 0..1, each observation counted once, by Newton's method.
 
-    Minimises -sum(y log p + (1 - y) log(1 - p)) + sum(w^2 / (2 prior^2)).
+    Minimises -sum(y log p + (1 - y) log(1 - p)) + sum(w^2 / (2 prior^2)), the intercept's prior being 10.
     """
     design_NF = with_intercept(features_NF)
-    precision_F = np.full(design_NF.shape[1], PRIOR**-2)
-    precision_F[0] /= 4
+    precision_F = np.full(design_NF.shape[1], prior**-2)
+    precision_F[0] = INTERCEPT_PRIOR**-2
     weights_F = np.zeros(design_NF.shape[1])
     for _ in range(STEPS):
         p_N = expit(design_NF @ weights_F)
@@ -115,7 +116,8 @@ def axis_effects(axis: Axis, points: Sequence[dict[str, Any]]) -> Array:
 
 def products(first_NA: Array, second_NB: Array) -> Array:
     """[N, A * B]: each column of the one times each of the other."""
-    return np.einsum("na,nb->nab", first_NA, second_NB).reshape(len(first_NA), -1)
+    both_NAB = first_NA[:, :, None] * second_NB[:, None, :]
+    return both_NAB.reshape(len(first_NA), first_NA.shape[1] * second_NB.shape[1])
 
 
 def with_intercept(features_NF: Array) -> Array:

@@ -1,13 +1,15 @@
 """Rows of the table of trials, and the table that holds them.
 
 Columns: point, seed, contestant, phase (search, final, ablation), group, fingerprint, kind, modality, layer, step, steps_planned,
-evidence, loss, seconds; then one by swept name, `score/...`, and `early10/...`, `early20/...`, `early30/...`: the health at that
-percentage of the budget. Swept values that are not all numbers, all texts or all booleans are stored as JSON.
+alarm_step (of the first alarm), evidence, loss, seconds; then one by swept name, `score/...`, and `early10/...`, `early20/...`,
+`early30/...`: the health at that percentage of the budget. Swept values that are not all numbers, all texts or all booleans are
+stored as JSON.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +17,10 @@ from typing import Any
 import pyarrow as pa
 
 from limoe.errors import UserError
+from limoe.sweep.role import Phase
 
-SEARCH, FINAL, ABLATION = "search", "final", "ablation"
+SEARCH: Phase = "search"
+FINAL: Phase = "final"
 FIXED = pa.schema(
     [
         ("point", pa.int64()),
@@ -30,6 +34,7 @@ FIXED = pa.schema(
         ("layer", pa.int64()),
         ("step", pa.int64()),
         ("steps_planned", pa.int64()),
+        ("alarm_step", pa.int64()),
         ("evidence", pa.string()),
         ("loss", pa.float64()),
         ("seconds", pa.float64()),
@@ -47,13 +52,14 @@ class Row:
     values: dict[str, Any]
     loss: float | None = None
     contestant: str = "limoe"
-    phase: str = SEARCH
+    phase: Phase = SEARCH
     group: str = ""
     fingerprint: str = ""
     modality: str | None = None
     layer: int | None = None
     step: int = 0
     steps_planned: int = 1
+    alarm_step: int | None = None
     evidence: str = ""
     seconds: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
@@ -107,8 +113,9 @@ def _read_row(record: dict[str, Any], swept: Mapping[str, bytes | None]) -> Row:
             values[name] = json.loads(record[name]) if how == b"json" else record[name]
     figures = {name: value for name, value in record.items() if value is not None and name not in values}
     return Row(
-        **{name: record[name] for name in FIXED.names if name in record},
+        **{name: record[name] for name in FIXED.names if name in record and name != "loss"},
         values=values,
+        loss=record["loss"] if record["loss"] is not None and math.isfinite(record["loss"]) else None,
         scores={name.removeprefix("score/"): value for name, value in figures.items() if name.startswith("score/")},
         early={name.removeprefix("early"): value for name, value in figures.items() if name.startswith("early")},
     )

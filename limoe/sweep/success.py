@@ -138,8 +138,7 @@ def _smooth(axis: Axis, there: list[tuple[float, float]]) -> list[Sample]:
     for at in np.linspace(0, 1, PLACES):
         weight_N = np.exp(-0.5 * ((unit_N - at) / WIDTH) ** 2)
         total = float(weight_N.sum())
-        n = total**2 / float(weight_N @ weight_N) if total > 1e-9 else 0.0
-        n = min(n, total)  # where only far points speak, they count for less than one each
+        n = min(1.0, total) * total**2 / float(weight_N @ weight_N) if total > 1e-9 else 0.0  # far from all: less than one
         hits = n * float(weight_N @ success_N) / total if n > 0 else 0.0
         samples.append(Sample(float(axis.value(float(at))), share(hits, n)))
     return samples

@@ -71,6 +71,7 @@ def _row(folder: Path, spec: TrialSpec, outcome: Outcome, number: int) -> Row:
         layer=outcome.layer,
         step=outcome.step,
         steps_planned=outcome.steps_planned,
+        alarm_step=min((alarm["step"] for alarm in outcome.alarms), default=None),
         evidence=outcome.evidence,
         seconds=outcome.seconds,
         scores=dict(outcome.scores),
@@ -80,4 +81,4 @@ def _row(folder: Path, spec: TrialSpec, outcome: Outcome, number: int) -> Row:
 
 def _space(folder: Path) -> dict[str, Any] | None:
     path = folder / "sweep.json"
-    return read_json(path).get("space") if path.is_file() else None
+    return read_json(path).get("space") or None if path.is_file() else None
