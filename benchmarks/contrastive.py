@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Bench, Samples, Subject, as_in_training, bench_of, compare, parser
+from benchmarks.harness import Bench, Samples, Subject, as_in_training, bench_of, compare, parser, positive
 from benchmarks.report import Report
 from limoe.losses.chunked import sigmoid_chunked, softmax_chunked
 from limoe.losses.contrastive import sigmoid_contrastive, softmax_contrastive
@@ -129,9 +129,9 @@ def main(argv: Sequence[str] | None = None) -> Report:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser("contrastive", (__doc__ or "").split("\n")[0], 3)
     options.add_argument("--only", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS), help="losses (default: both)")
-    options.add_argument("--pairs", type=int, help="of the batch (default: 16,384 on a CPU, 32,768 on a GPU)")
-    options.add_argument("--width", type=int, default=WIDTH, help="of the embeddings (default: %(default)s)")
-    options.add_argument("--chunk", type=int, default=CHUNK, help="rows held at a time (default: %(default)s)")
+    options.add_argument("--pairs", type=positive, help="of the batch (default: 16,384 on a CPU, 32,768 on a GPU)")
+    options.add_argument("--width", type=positive, default=WIDTH, help="of the embeddings (default: %(default)s)")
+    options.add_argument("--chunk", type=positive, default=CHUNK, help="rows held at a time (default: %(default)s)")
     return options.parse_args(argv)
 
 

@@ -173,8 +173,8 @@ def parser(module: str, what: str, repeats: int) -> argparse.ArgumentParser:
     """The options that all benchmarks have; a module adds its own."""
     options = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=what)
     options.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    options.add_argument("--repeats", type=_positive, default=repeats, help="rounds that count (default: %(default)s)")
-    options.add_argument("--threads", type=_positive, default=2, help="of the CPU (default: %(default)s)")
+    options.add_argument("--repeats", type=positive, default=repeats, help="rounds that count (default: %(default)s)")
+    options.add_argument("--threads", type=positive, default=2, help="of the CPU (default: %(default)s)")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     options.add_argument("--quick", action="store_true", help="tiny shapes, two rounds: whether it runs, not how fast")
     return options
@@ -187,7 +187,8 @@ def bench_of(options: argparse.Namespace) -> Bench:
     return Bench(device, 2, 1) if options.quick else Bench(device, options.repeats)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is below 1")

@@ -83,11 +83,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling folder that replaces `path` only if the body succeeds; else `path` is untouched.
 
-    A link keeps its name: the folder that it points to is replaced. (A process killed between the two renames leaves the old
-    folder beside the new one, under names that begin with a dot.)
+    A link keeps its name: the folder that it points to is replaced. What killed processes left half-written is removed. (One
+    killed between the two renames leaves the old folder beside the new one, under names that begin with a dot.)
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        owner = left.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -135,6 +139,16 @@ def exclusive_lock(path: Path, purpose: str, wait: bool = False) -> Iterator[Non
         handle.write(f"process {os.getpid()}")
         handle.flush()
         yield
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _replace_directory(path: Path, new: Path) -> None:

@@ -165,3 +165,16 @@ def test_a_linked_folder_is_replaced_where_it_lies(tmp_path: Path) -> None:
         (temporary / "new").write_text("new")
     assert (tmp_path / "out").is_symlink()
     assert (tmp_path / "disk" / "out" / "new").read_text() == "new"
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_a_living_one_is_let_be(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, living, other = (
+        tmp_path / name for name in (f".out.{ended.pid}.tmp", f".out.{os.getppid()}.tmp", f".output.{ended.pid}.tmp")
+    )
+    for folder in (dead, living, other):
+        folder.mkdir()
+    with files.atomic_directory(tmp_path / "out") as temporary:
+        (temporary / "a").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["out", living.name, other.name])
