@@ -1,21 +1,24 @@
 """Trials of a second or two: a tiny prepared set, parameters to go with it, and trials made of them.
 
-The set is built once a session (`tiny_data`), for any test that asks for it: put `from sweepkit import tiny_data  # noqa: F401`
-into a test file, or into a conftest.py.
+The set is built once a session, for any test that asks for `tiny_data`: tests/sweep/conftest.py makes that known, and elsewhere a
+conftest.py like it does.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from trainkit import prepare_shapes, recipe
 
 from limoe.config import Contestant, Params
-from limoe.sweep.trial import TrialSpec, create
+from limoe.sweep.trial import TrialSpec, create, read_outcome, read_reports
 
 OVERRIDES = ("train.checkpoint_every=4", "train.log_every=2", "train.steps=12", "machine.device=cpu", "machine.workers=0")
 
@@ -43,6 +46,19 @@ def trial(folder: Path, *overrides: str, **changes: Any) -> Path:
     """Make the directory of such a trial; returns it."""
     create(folder, spec(*overrides, **changes))
     return folder
+
+
+def rows(folder: Path) -> list[dict]:
+    """metrics.jsonl without the times of day."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
+
+
+def timeless(folder: Path) -> dict:
+    """All that a trial leaves, but for seconds."""
+    outcome = replace(read_outcome(folder), seconds=0.0).to_dict()
+    reports = [{name: value for name, value in row.items() if name != "seconds"} for row in read_reports(folder)]
+    return {"rows": rows(folder), "outcome": outcome, "reports": reports, "routing": pq.read_table(folder / "routing.parquet")}
 
 
 def wait_for(what: str, found: Callable[[], bool], seconds: float = 60) -> None:

@@ -48,7 +48,7 @@ STATE = ("checkpoints", "routing.jsonl")  # what only going on needs
 TAIL_BYTES = 8000  # of the log, behind a trial that left no outcome
 NO_MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|MemoryError|OutOfMemoryError"
-    r"|Thread creation failed",
+    r"|can't start new thread|Thread creation failed",
     re.IGNORECASE,
 )
 
