@@ -21,7 +21,7 @@ from limoe.config import MoeParams, Params
 from limoe.model.encoder import Mlp, MoeMlp
 from limoe.model.router import NoiseKey, Routing
 from limoe.model.tokens import Layout
-from limoe.train.health import RoutingMeter
+from limoe.train.meter import RoutingMeter
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 # Tokens of 20 captions, evenly spaced among the sorted ones of the default training mixture (data/prepared: mean 8.7, at most 24)
@@ -140,7 +140,7 @@ class Sparse:
         self.layer = MoeMlp(shape.width, shape.hidden, moe, LAYER).to(given.x_TD.device).train()
         with torch.no_grad():
             self.layer.router.weight.copy_(given.router_ED)
-        self.meter = RoutingMeter()
+        self.meter = RoutingMeter(given.x_TD.device)
         self.step = 0
 
     def run(self) -> None:

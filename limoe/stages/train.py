@@ -28,7 +28,8 @@ from limoe.paths import Paths, fingerprint
 from limoe.provenance import code_hash, git_commit
 from limoe.tracking import Tracker, open_tracker
 from limoe.train.contestants import caption_lengths, cost, model_config
-from limoe.train.loop import Trainer
+from limoe.train.health import Alarm, Stopped
+from limoe.train.loop import BAD_BATCHES, Trainer
 from limoe.train.outcome import final_metrics, timing, write_journals
 from limoe.train.progress import Progress
 from limoe.train.start import Start
@@ -85,8 +86,19 @@ def _fit(
         Progress(name, train) as progress,
         open_trainer(params, config, start, train, prepared, folder, progress.row, tracker.log_rows) as trainer,
     ):
+
+        def on_alarm(alarm: Alarm) -> None:
+            tracker.set_tags({"alarm": ", ".join(raised.name for raised in trainer.alarms)})
+            if trainer.stopping is None:  # else the error will say it
+                progress.alarm(alarm)
+
+        trainer.on_alarm = on_alarm
         progress.start(trainer.step)
-        trainer.run()
+        try:
+            trainer.run()
+        except Stopped:
+            tracker.log_artifact(folder / BAD_BATCHES, "train")
+            raise
         return trainer
 
 

@@ -1,149 +1,182 @@
-"""How routing fares during training, and the guard against losses that are not finite.
+"""What a training is watched for: a figure that leaves the range of healthy recipes raises a named alarm (docs/health.md).
 
-Axes: T rows of the stream, K choices, E experts, M modalities (text, image).
+All but the guard judges rows of metrics.jsonl and nothing else, so that a finished training can be judged again.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
-import torch
-from torch import Tensor
+from limoe.config import TrainParams
+from limoe.model.tokens import MODALITIES
+from limoe.train.alarm import Alarm, Stopped
 
-from limoe.errors import UserError
-from limoe.model.router import Routing
-from limoe.model.tokens import MODALITIES, Layout
+__all__ = ["Alarm", "FiniteGuard", "Stopped", "Watch", "alarms_of"]
+
+MAX_SCALE = 100.0  # CLIP's bound on the learned logit scale
+WATCHED = ("contrastive", "logit_scale")
+WATCHED_IN_BLOCKS = ("placed", "lost", "effective_experts", "dead_experts")
 
 
-def effective_experts(assigned_E: Tensor) -> float:
-    """exp(entropy of the assignment shares): how many experts are used, between 1 and E; 0 without assignments.
+def guessing_loss(train: TrainParams) -> float:
+    """The contrastive loss, in nats, of the best embeddings that know nothing of the pairs: B equal ones.
 
-    >>> round(effective_experts(torch.tensor([5.0, 5.0, 0.0])), 6)
-    2.0
+    softmax: ln B. sigmoid: every logit is that of 1 in B, so a row costs ln B for its positive and -ln(1 - 1/B) for each of the
+    B - 1 others.
     """
-    total = assigned_E.sum()
-    return math.exp(torch.special.entr(assigned_E.double() / total).sum()) if total > 0 else 0.0
+    others = (train.batch - 1) * -math.log1p(-1 / train.batch) if train.loss == "sigmoid" else 0.0
+    return math.log(train.batch) + others
 
 
-@dataclass
-class LayerCounts:
-    """Sums over some steps for one layer. assigned_ME, placed_ME: token choices. tokens_M, lost_M (tokens none of whose choices
-    found a place), confidence_M: per modality."""
+class Watch:
+    """Judges a training row by row, on means over `train.health.window` steps; raises each name once.
 
-    assigned_ME: Tensor
-    placed_ME: Tensor
-    tokens_M: Tensor
-    lost_M: Tensor
-    confidence_M: Tensor
+    experts: E, None without routing. The same rows give the same alarms, whatever interruptions lie between them.
+    """
 
-    @classmethod
-    def zeros(cls, experts: int) -> LayerCounts:
-        """No counts yet."""
-        counts = torch.zeros(len(MODALITIES), experts, dtype=torch.int64)
-        tokens = torch.zeros(len(MODALITIES), dtype=torch.int64)
-        return cls(counts, counts.clone(), tokens, tokens.clone(), tokens.double())
+    def __init__(self, train: TrainParams, experts: int | None) -> None:
+        self.train, self.experts = train, experts
+        self.alarms: list[Alarm] = []
+        self._recent: list[dict[str, float]] = []
+        self._lowest: float | None = None  # loss of all rows so far: a fresh network's may be far above that of guessing
 
-    def add(self, routing: Routing, layout: Layout) -> None:
-        """Count one step's routing."""
-        real_T, modality_T = layout.real_T, layout.modality_T
-        experts = self.assigned_ME.shape[1]
-        bin_TK = modality_T[:, None] * experts + routing.expert_TK
-        assigned_ME = torch.bincount(bin_TK[routing.asked_TK], minlength=2 * experts).view(2, experts)
-        placed_ME = torch.bincount(bin_TK[routing.placed_TK], minlength=2 * experts).view(2, experts)
-        confidence_T = routing.probs_TE.detach().amax(1)[real_T].double()
-        self.assigned_ME += assigned_ME.cpu()
-        self.placed_ME += placed_ME.cpu()
-        self.tokens_M += torch.bincount(modality_T[real_T], minlength=2).cpu()
-        self.lost_M += torch.bincount(modality_T[real_T & ~routing.placed_TK.any(1)], minlength=2).cpu()
-        self.confidence_M += torch.bincount(modality_T[real_T], confidence_T, minlength=2).cpu()
-
-
-class RoutingMeter:
-    """Adds up what the routers did between two rows of the log."""
-
-    def __init__(self) -> None:
-        self._layers: dict[int, LayerCounts] = {}
-
-    def add(self, routings: dict[int, Routing], layout: Layout | None) -> None:
-        """Count one step; nothing to do for a dense model."""
-        for layer, routing in routings.items():
-            assert layout is not None
-            experts = routing.logits_TE.shape[1]
-            self._layers.setdefault(layer, LayerCounts.zeros(experts)).add(routing, layout)
-
-    def rows(self, step: int) -> list[dict[str, Any]]:
-        """One row an expert, modality and layer: what routing.parquet holds."""
-        return [
-            {
-                "step": step,
-                "layer": layer,
-                "modality": name,
-                "expert": expert,
-                "assigned": int(counts.assigned_ME[m, expert]),
-                "placed": int(counts.placed_ME[m, expert]),
-                "tokens": int(counts.tokens_M[m]),
-                "confidence": float(counts.confidence_M[m] / counts.tokens_M[m].clamp(min=1)),
-            }
-            for layer, counts in self._layers.items()
-            for m, name in enumerate(MODALITIES)
-            for expert in range(counts.assigned_ME.shape[1])
-        ]
-
-    def summary(self) -> dict[str, float]:
-        """Per layer and modality: share of choices placed, of tokens without any place, effective experts, gate confidence."""
-        summary: dict[str, float] = {}
-        for layer, counts in self._layers.items():
-            for m, name in enumerate(MODALITIES):
-                prefix = f"block{layer}/{name}"
-                assigned = counts.assigned_ME[m].sum().clamp(min=1)
-                summary[f"{prefix}_placed"] = float(counts.placed_ME[m].sum() / assigned)
-                summary[f"{prefix}_lost"] = float(counts.lost_M[m] / counts.tokens_M[m].clamp(min=1))
-                summary[f"{prefix}_effective_experts"] = effective_experts(counts.assigned_ME[m])
-                summary[f"{prefix}_confidence"] = float(counts.confidence_M[m] / counts.tokens_M[m].clamp(min=1))
-        return summary
-
-    def reset(self) -> None:
-        """Start the next interval."""
-        self._layers.clear()
+    def see(self, row: Mapping[str, Any]) -> list[Alarm]:
+        """The alarms that this row of metrics.jsonl raises: none before the window is full, and a name only once."""
+        step, window = int(row["step"]), self.train.health.window
+        watched = {name: float(value) for name, value in row.items() if name in WATCHED or _in_block(name)}
+        self._recent = [old for old in self._recent if old["step"] > step - window] + [{"step": step} | watched]
+        if "contrastive" in watched:
+            self._lowest = min(watched["contrastive"], watched["contrastive"] if self._lowest is None else self._lowest)
+        known = {alarm.name for alarm in self.alarms}
+        found = self._judge(step, _means(self._recent)) if step >= window else iter(())
+        new = [alarm for alarm in found if alarm.name not in known]
+        self.alarms += new
+        return new
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state, for a checkpoint in the middle of an interval."""
-        return {str(layer): {name: x.tolist() for name, x in vars(sums).items()} for layer, sums in self._layers.items()}
+        """JSON-able."""
+        return {"recent": self._recent, "lowest": self._lowest, "alarms": [asdict(alarm) for alarm in self.alarms]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._layers = {
-            int(layer): LayerCounts(
-                torch.tensor(c["assigned_ME"]),
-                torch.tensor(c["placed_ME"]),
-                torch.tensor(c["tokens_M"]),
-                torch.tensor(c["lost_M"]),
-                torch.tensor(c["confidence_M"], dtype=torch.float64),
+        self._recent, self._lowest = list(state["recent"]), state["lowest"]
+        self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
+
+    def _judge(self, step: int, means: Mapping[str, float]) -> Iterator[Alarm]:
+        """Causes before what follows from them."""
+        health, settled = self.train.health, step > self.train.health.grace * self.train.steps
+        loss, guess = means.get("contrastive", 0.0), guessing_loss(self.train)
+        price = f"the {guess:.2f} that guessing among {self.train.batch} pairs costs"
+        diverged = self._has_risen(health.diverged, guess)
+        if diverged:
+            rise = (
+                f"the contrastive loss is {loss:.2f} and was {self._lowest:.2f} before, above {health.diverged:g} times {price}"
             )
-            for layer, c in state.items()
-        }
+            yield Alarm("diverged", step, rise)
+        if not settled:
+            return
+        for block, figures in _by_block(means).items():
+            yield from self._judge_block(step, block, figures)
+        scale = min(means.get("logit_scale", 0.0), MAX_SCALE)
+        if scale > health.logit_scale:
+            evidence = f"the learned logit scale is {scale:.1f}, above {health.logit_scale:g}; its bound is {MAX_SCALE:g}"
+            yield Alarm("temperature-runaway", step, evidence)
+        if loss > health.chance * guess and not diverged:
+            yield Alarm("loss-at-chance", step, f"the contrastive loss is {loss:.2f}, above {health.chance:g} times {price}")
+
+    def _has_risen(self, factor: float, guess: float) -> bool:
+        """Whether the loss was above `factor` times that of guessing, and its own lowest, all through the window: a fresh network
+        may begin higher, and a single batch may cost more."""
+        losses = [row["contrastive"] for row in self._recent if "contrastive" in row]
+        return self._lowest is not None and min(losses, default=0.0) > factor * max(guess, self._lowest)
+
+    def _judge_block(self, step: int, block: int, means: Mapping[str, float]) -> Iterator[Alarm]:
+        for modality in MODALITIES:
+            if reasons := self._collapse(modality, means):
+                yield Alarm(f"{modality}-collapse@block{block}", step, f"in block {block} {' and '.join(reasons)}")
+        dead = means.get("dead_experts", 0.0)
+        if dead > self.train.health.dead:
+            evidence = f"no token chose {dead:.0%} of the experts of block {block}, more than {self.train.health.dead:.0%}"
+            yield Alarm(f"dead-experts@block{block}", step, evidence)
+
+    def _collapse(self, modality: str, means: Mapping[str, float]) -> list[str]:
+        """What says that a modality has collapsed in a block. Experts that choose place all that they chose: tokens are lost."""
+        health, reasons = self.train.health, []
+        placed = min(means.get(f"{modality}_placed", 1.0), 1 - means.get(f"{modality}_lost", 0.0))
+        if placed < health.placed:
+            reasons.append(f"{placed:.0%} of the {modality} choices found a place, less than {health.placed:.0%}")
+        fewest = min(2.0, 1 + health.effective * ((self.experts or 1) - 1))
+        effective = means.get(f"{modality}_effective_experts", fewest)
+        if effective < fewest:
+            reasons.append(f"{modality} uses {effective:.2f} of {self.experts} experts, fewer than {fewest:.2f}")
+        return reasons
+
+
+def alarms_of(rows: Iterable[Mapping[str, Any]], train: TrainParams, experts: int | None) -> list[Alarm]:
+    """The alarms of a training, from the rows of its metrics.jsonl."""
+    watch = Watch(train, experts)
+    for row in rows:
+        watch.see(row)
+    return watch.alarms
+
+
+def _means(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """By name, over the rows that have it: that of a skipped step lacks its losses."""
+    values = defaultdict(list)
+    for row in rows:
+        for name, value in row.items():
+            values[name].append(value)
+    return {name: fmean(found) for name, found in values.items()}
+
+
+def _in_block(name: str) -> bool:
+    return name.startswith("block") and name.endswith(WATCHED_IN_BLOCKS)
+
+
+def _by_block(figures: Mapping[str, float]) -> dict[int, dict[str, float]]:
+    """What is named `blockN/NAME` as {N: {NAME: figure}}, by N."""
+    blocks: defaultdict[int, dict[str, float]] = defaultdict(dict)
+    for name, figure in figures.items():
+        block, slash, rest = name.partition("/")
+        if slash:
+            blocks[int(block.removeprefix("block"))][rest] = figure
+    return dict(sorted(blocks.items()))
 
 
 @dataclass
 class FiniteGuard:
-    """Skips a step whose loss or gradient is not finite; too many in a row end the training."""
+    """Skips a step whose loss or gradient is not finite; `limit` of them in a row are a divergence: `alarm`."""
 
     limit: int
     in_a_row: int = field(default=0)
     skipped: int = field(default=0)
+    alarm: Alarm | None = field(default=None)
 
     def passes(self, loss: float, gradient_norm: float, step: int, keys: tuple[str, ...]) -> bool:
-        """Whether the step may be taken. UserError after `limit` bad ones in a row, with the batch's first keys."""
+        """Whether the step may be taken. step: its number, from 1, as in metrics.jsonl. keys: of the batch, for the sentence."""
         if math.isfinite(loss) and math.isfinite(gradient_norm):
             self.in_a_row = 0
             return True
         self.in_a_row += 1
         self.skipped += 1
         if self.in_a_row >= self.limit:
-            raise UserError(
-                f"training diverged: at step {step} the loss was {loss} and the gradient norm {gradient_norm}, not finite for "
-                f"{self.in_a_row} steps in a row (batch begins with {', '.join(keys[:3])}); lower train.lr or look at these"
+            evidence = (
+                f"the loss was {loss:g} and the gradient norm {gradient_norm:g}, not finite for {self.in_a_row} steps in a row "
+                f"(the batch begins with {', '.join(keys[:3])}; all keys stand in bad_batches.jsonl)"
             )
+            self.alarm = Alarm("diverged", step, evidence)
         return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]
+        self.alarm = None if state["alarm"] is None else Alarm(**state["alarm"])

@@ -1,4 +1,4 @@
-"""AdamW with its parameter groups, and the learning rate as a function of the step."""
+"""AdamW, the learning rate as a function of the step, and the groups of parameters whose gradients and updates are told apart."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from torch import Tensor, nn
 
 from limoe.config import TrainParams
 
+GROUPS = {  # the first whose pattern a parameter's name contains
+    "router": (".router.",),
+    "experts": (".experts.",),
+    "embeddings": ("patch.", "token.", "position", "embedding", "conv1."),
+    "attention": (".attention.", ".attn."),
+    "mlp": (".mlp.",),
+}
+OTHER = "other"  # norms, projections, the temperature and its bias
 UNDECAYED = ("embedding", "token.weight", "position", "logit_scale", "norm", "ln_", "bias", "b1_EF", "b2_ED", "class")
 
 
@@ -53,3 +61,45 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
         name, _, kind = key.rpartition("/")
         parameter = parameters[name]
         optimizer.state[parameter][kind] = value if kind == "step" else value.to(parameter.device)
+
+
+def group_of(name: str) -> str:
+    """The group of the parameter with this name.
+
+    >>> group_of("encoder.blocks.1.mlp.experts.b1_EF"), group_of("clip.visual.ln_pre.weight")
+    ('experts', 'other')
+    """
+    return next((group for group, patterns in GROUPS.items() if any(pattern in name for pattern in patterns)), OTHER)
+
+
+class GroupNorms:
+    """Norms of gradients and updates by group of parameters. Nothing is computed, or held, between calls."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            self._groups.setdefault(group_of(name), []).append(parameter)
+
+    def gradients(self) -> dict[str, float]:
+        """`gradient/GROUP`: the norm of the group's gradient."""
+        gradients = {g: [p.grad for p in group if p.grad is not None] for g, group in self._groups.items()}
+        return _floats({f"gradient/{g}": nn.utils.get_total_norm(tensors) for g, tensors in gradients.items()})
+
+    def weights(self) -> dict[str, list[Tensor]]:
+        """A copy of all weights, for `updates`; made when activations are gone, so that the peak of memory stays what it is."""
+        return {g: [p.detach().clone() for p in group] for g, group in self._groups.items()}
+
+    @torch.no_grad()
+    def updates(self, before: dict[str, list[Tensor]]) -> dict[str, float]:
+        """`update/GROUP`: the norm of what has changed since `before` over the norm of the weights; `before` is used up."""
+        ratios = {}
+        for g, group in self._groups.items():
+            for old, new in zip(before[g], group, strict=True):
+                old.sub_(new)
+            ratios[f"update/{g}"] = nn.utils.get_total_norm(before[g]) / nn.utils.get_total_norm(group)
+        return _floats(ratios)
+
+
+def _floats(scalars: dict[str, Tensor]) -> dict[str, float]:
+    """Read together: one wait for the device."""
+    return dict(zip(scalars, torch.stack([scalar.double() for scalar in scalars.values()]).tolist(), strict=True))

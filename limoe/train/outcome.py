@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import resource
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from limoe.files import atomic_file, write_bytes, write_text
+from limoe.files import atomic_file, write_bytes, write_json, write_text
 from limoe.train import plots
-from limoe.train.loop import Trainer
+from limoe.train.loop import BAD_BATCHES, Trainer
 
 LAST_STEPS = 50  # window of the final figures
 SCALARS = ("loss", "contrastive", "auxiliary", "logit_scale", "gradient_norm")
@@ -45,12 +46,16 @@ def final_metrics(rows: list[dict[str, Any]], steps: int) -> dict[str, float]:
 
 
 def write_journals(folder: Path, trainer: Trainer) -> list[dict[str, Any]]:
-    """Write metrics.jsonl (without times of day), routing.parquet and their plots into `folder`; returns the rows of metrics."""
+    """Write metrics.jsonl (without times of day), routing.parquet, their plots and health.json (the alarms) into `folder`, and
+    bad_batches.jsonl if there were any; returns the rows of metrics."""
     rows = [{name: value for name, value in row.items() if name != "time"} for row in trainer.metrics.rows()]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     routing = trainer.routing.rows()
     with atomic_file(folder / "routing.parquet") as handle:
         pq.write_table(pa.Table.from_pylist(routing, ROUTING_SCHEMA), handle)
+    write_json(folder / "health.json", {"alarms": [asdict(alarm) for alarm in trainer.alarms]})
+    if bad := trainer.bad_batches.path.read_bytes():
+        write_bytes(folder / BAD_BATCHES, bad)
     write_bytes(folder / "plots" / "curves.png", plots.curves(rows))
     if routing:
         write_bytes(folder / "plots" / "experts.png", plots.expert_load(routing))

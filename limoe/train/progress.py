@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from limoe.config import TrainParams
+from limoe.train.health import Alarm
 
 LINES = 10
 
@@ -50,6 +51,11 @@ class Progress:
         if self._bars.disable and row["step"] >= self._next_line:
             self._next_line = row["step"] + self._steps / LINES
             self._console.print(f"train {self._name}: step {row['step']} of {self._steps}, {figures}, {self._left(row['step'])}")
+
+    def alarm(self, alarm: Alarm) -> None:
+        """Say so in one line, above the bar."""
+        line = f"warning: train {self._name}: {alarm.name} at step {alarm.step}: {alarm.evidence}; see docs/health.md"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _left(self, step: int) -> str:
         first, began = self._begun

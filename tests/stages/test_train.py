@@ -47,6 +47,7 @@ def test_outs(paths, contestant):
     out = paths.train(contestant)
     assert set(hashes(out)) == {
         "cost.json",
+        "health.json",
         "metrics.json",
         "metrics.jsonl",
         "model/config.json",
