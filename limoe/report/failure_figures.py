@@ -119,24 +119,30 @@ def reach_bars(facts: Facts) -> Figure | None:
     return Figure("reach", "Where the recommendation keeps 90%", "A bar a parameter, the diamond is the recipe.", data, layout)
 
 
+def combined_roc(facts: Facts) -> list[tuple[float, list[tuple[float, float]]]]:
+    """(share of the budget, curve of all figures together), where there is one."""
+    found = (
+        (early["fraction"], one["roc"]) for early in facts["early"] for one in early["predictors"] if one["name"] == "combined"
+    )
+    return [(fraction, curve) for fraction, curve in found if curve]
+
+
 def roc(facts: Facts) -> Figure | None:
     """Share of failures caught against false alarms, from all figures together, a line a share of the budget."""
     data: list[dict[str, Any]] = []
-    for place, early in enumerate(facts["early"]):
-        curve: list[Any] = next((one["roc"] for one in early["predictors"] if one["name"] == "combined"), [])
-        if curve:
-            told = f"at {early['fraction']:.0%} of the budget"
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "name": told,
-                    "x": per_cent([point[0] for point in curve]),
-                    "y": per_cent([point[1] for point in curve]),
-                    "line": {"color": f"@series{place}", "width": 2, "dash": ("dot", "dash", "solid")[place % 3], "shape": "hv"},
-                    "hovertemplate": "%{y:.0f}% caught, %{x:.0f}% false alarms<extra>" + told + "</extra>",
-                }
-            )
+    for place, (fraction, curve) in enumerate(combined_roc(facts)):
+        told = f"at {fraction:.0%} of the budget"
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": told,
+                "x": per_cent([point[0] for point in curve]),
+                "y": per_cent([point[1] for point in curve]),
+                "line": {"color": f"@series{place}", "width": 2, "dash": ("dot", "dash", "solid")[place % 3], "shape": "hv"},
+                "hovertemplate": "%{y:.0f}% caught, %{x:.0f}% false alarms<extra>" + told + "</extra>",
+            }
+        )
     if not data:
         return None
     chance = {"type": "scatter", "mode": "lines", "name": "chance", "x": [0, 100], "y": [0, 100], "hoverinfo": "skip"}

@@ -1,8 +1,7 @@
 """What a sweep found, as a document: what to use, how safe it is, what decides success, how failure looks and how early it shows.
 
 `facts` is `Sensitivity.to_dict()` of limoe/sweep, which says what every figure means; `trials` are rows {point, seed, kind,
-values, success} (success None where a trial has no label), `finals` rows {role, losses, seeds, succeeded} of the reruns on fresh
-seeds.
+values, success} (success None where a trial has no label).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from limoe.report import failure_tables as fail_tables
 from limoe.report import sensitivity_figures as figures
 from limoe.report import sensitivity_tables as tables
 from limoe.report.document import Block, Bullets, Card, Cards, Document, Fold, Grid, Prose, Section, Terms
-from limoe.report.values import between, brief, probability, short
+from limoe.report.values import between, brief, loss_of, probability, short
 
 Facts = Mapping[str, Any]
 SHOWN_PAIRS = 2  # heat maps
@@ -35,10 +34,10 @@ WORDS = {
 }
 
 
-def tell(facts: Facts, trials: Sequence[Facts], finals: Sequence[Facts] = (), name: str = "") -> Document:
+def tell(facts: Facts, trials: Sequence[Facts], name: str = "") -> Document:
     """The whole report. name: of the sweep."""
     sections = [
-        *_recommended(facts, finals),
+        *_recommended(facts),
         *_reach(facts),
         Section("success", "What decides success", _success(facts)),
         *_pairs(facts),
@@ -90,22 +89,31 @@ def _cards(facts: Facts) -> list[Block]:
     found = facts["recommendation"]
     if found is None:
         return []
-    cards = []
-    for title, colour, text, choice in (
-        ("Robust recipe", "limoe", "What to use: good for its seeds and its neighbours.", found["robust"]),
-        ("Best single run", "clip", "The lowest loss that was seen, luck included.", found["best_run"]),
-    ):
-        loss = "–" if choice["loss"] is None else f"{choice['loss']:.3f}"
-        seeds = f"{choice['seeds']} ({choice['failures']} failed)"
-        lines = [(loss, "loss"), (f"{choice['bound']:.3f}", "upper bound of its expected loss"), (seeds, "seeds")]
-        cards.append(Card(title, colour, text, lines))
+    robust, best = found["robust"], found["best_run"]
+    tried = [(loss_of(robust["loss"]), "loss, mean over seeds"), (f"{robust['bound']:.3f}", "upper bound of what to expect")]
+    lucky = [
+        (loss_of(found["best_loss"]), f"loss, seed {found['best_seed']}"),
+        (f"{best['bound']:.3f}", "upper bound of what to expect"),
+    ]
+    cards = [
+        Card("Robust recipe", "limoe", "What to use: good for its seeds and its neighbours.", [*tried, _seeds(robust)]),
+        Card("Best single run", "clip", "The lowest loss that was seen, luck included.", [*lucky, _seeds(best)]),
+    ]
     success = found["success"]
-    told = [(probability(success), "P(success)"), (between(success), "interval"), (f"{success['n']:.1f}", "recipes behind it")]
+    told = [
+        (probability(success), "P(success)"),
+        (between(success), "interval"),
+        (f"{success['n']:.1f}", "trials near it, by weight"),
+    ]
     cards.append(Card("Will it fail?", "dense", "Near the robust recipe.", told))
     return [Cards(cards)]
 
 
-def _recommended(facts: Facts, finals: Sequence[Facts]) -> list[Section]:
+def _seeds(choice: Facts) -> tuple[str, str]:
+    return f"{choice['seeds']} ({choice['failures']} failed)", "seeds"
+
+
+def _recommended(facts: Facts) -> list[Section]:
     found = facts["recommendation"]
     if found is None:
         return []
@@ -113,8 +121,8 @@ def _recommended(facts: Facts, finals: Sequence[Facts]) -> list[Section]:
     if found["at_risk"]:
         blocks.append(Prose("**At risk:** even the robust recipe succeeds in less than 90% of trainings like it."))
     blocks.append(tables.recipe_table(facts))
-    if finals:
-        blocks += [Prose("The figures to quote: seeds that the sweep had not seen when it chose."), tables.finals_table(finals)]
+    if facts["finals"]:
+        blocks += [Prose("The figures to quote: seeds that the sweep had not seen when it chose."), tables.finals_table(facts)]
     return [Section("recommendation", "What to use", blocks)]
 
 

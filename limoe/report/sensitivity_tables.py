@@ -1,22 +1,21 @@
-"""Tables of a sweep. `facts` is `Sensitivity.to_dict()`; `finals` rows {role, values, losses, seeds} of the fresh-seed runs."""
+"""Tables of what a sweep recommends and of what decides success. `facts` is `Sensitivity.to_dict()` of limoe/sweep."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limoe.report.document import Cell, Table
-from limoe.report.values import brief
+from limoe.report.values import between, brief, loss_of
 
 Facts = Mapping[str, Any]
+ROLES = (("robust", "Robust recipe"), ("runner_up", "Runner-up"), ("best_run", "Best single run"))
 
 
 def recipe_table(facts: Facts) -> Table:
     """The robust optimum, the runner-up and the best single run, setting by setting, and what stands behind each."""
     found = facts["recommendation"]
-    roles = [("Robust recipe", found["robust"]), ("Runner-up", found["runner_up"]), ("Best single run", found["best_run"])]
-    roles = [(title, choice) for title, choice in roles if choice is not None]
+    roles = [(title, found[role]) for role, title in ROLES if found[role] is not None]
     rows = [
         [Cell(f"`{axis['name']}`"), *(Cell(brief(choice["values"].get(axis["name"]))) for _, choice in roles)]
         for axis in facts["axes"]
@@ -36,22 +35,24 @@ def recipe_table(facts: Facts) -> Table:
 
 
 def loss_cell(loss: float | None, note: str = "") -> Cell:
-    """A loss in nats, "–" where there is none."""
-    return Cell("–" if loss is None else f"{loss:.3f}", note, 1e9 if loss is None else loss)
+    """A loss in nats."""
+    return Cell(loss_of(loss), note, 1e9 if loss is None else loss)
 
 
-def finals_table(finals: Sequence[Facts]) -> Table:
+def finals_table(facts: Facts) -> Table:
     """What the reruns on fresh seeds gave: the figures to quote."""
+    found = facts["recommendation"] or {}
+    roles = {found[role]["point"]: told for role, told in reversed(ROLES) if found.get(role)}
     rows = []
-    for one in finals:
-        losses = one["losses"]
-        spread = f"sd {statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
+    for one in facts["finals"]:
+        losses, success = one["losses"], one["success"]
+        spread = "" if one["spread"] is None else f"sd {one['spread']:.3f}"
         rows.append(
             [
-                Cell(one["role"]),
-                loss_cell(statistics.fmean(losses) if losses else None, spread),
+                Cell(roles.get(one["point"], "Recipe"), f"point {one['point']}"),
+                loss_cell(one["mean"], spread),
                 Cell(f"{min(losses):.3f} to {max(losses):.3f}" if losses else "–"),
-                Cell(f"{one['succeeded']} of {one['seeds']}", sort=one["succeeded"]),
+                Cell(f"{success['hits']:.0f} of {success['n']:.0f}", between(success), success["hits"]),
             ]
         )
     return Table("Rerun on fresh seeds", ["Recipe", "Loss", "Lowest to highest", "Succeeded"], rows, frozenset({1, 2, 3}))

@@ -70,3 +70,12 @@ def between(share: Mapping[str, Any]) -> str:
     '58 to 84%'
     """
     return f"{100 * share['lower']:.0f} to {100 * share['upper']:.0f}%"
+
+
+def loss_of(loss: float | None) -> str:
+    """A loss in nats, "–" where there is none.
+
+    >>> loss_of(3.14159), loss_of(None)
+    ('3.142', '–')
+    """
+    return "–" if loss is None else f"{loss:.3f}"
