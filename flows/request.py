@@ -1,0 +1,105 @@
+"""What a sweep is asked to do, read and checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.trials import check_runner
+from limoe.config import CONTESTANTS, Params
+from limoe.data.prepared import Prepared
+from limoe.errors import UserError
+from limoe.files import exclusive_lock
+from limoe.overlay import load_document, merge
+from limoe.paramsfile import read_yaml
+from limoe.paths import Paths
+from limoe.sweep.space import Space
+from limoe.sweep.study import Sweep, SweepSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep that may run. params: with the budget's overlay merged in."""
+
+    settings: SweepSettings
+    space: Space
+    params: Params
+    paths: Paths
+    data_hash: str
+
+    def open(self) -> Sweep:
+        """The sweep as its directory has it; UserError if that was begun under other settings."""
+        return Sweep(self.settings, self.space, self.params, self.paths, self.data_hash)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keeps a second process out of this sweep."""
+        return exclusive_lock(self.paths.work(f"sweep-{self.settings.name}.lock"), f"the sweep {self.settings.name}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, as the flow's parameters have it: see docs/sweeps.md."""
+
+    name: str
+    contestant: str = "limoe"
+    space: str | None = None
+    sampler: str = "tpe"
+    pruner: str = "none"
+    trials: int = 60
+    seeds: int = 3
+    reports: int = 5
+    objectives: str = "loss"
+    budget: str | None = None
+    concurrency: int = 1
+    runner: str = "local"
+    address: str | None = None
+    storage: str | None = None
+    seed: int = 0
+    params: str = "params.yaml"
+
+    def plan(self) -> Plan:
+        """The sweep, checked; UserError for whatever is wrong with it."""
+        if self.contestant not in CONTESTANTS:
+            raise UserError(f"contestant = {self.contestant!r} is not allowed: {', '.join(CONTESTANTS)} are")
+        settings = SweepSettings(
+            name=self.name,
+            contestant=self.contestant,
+            sampler=self.sampler,
+            pruner=self.pruner,
+            trials=self.trials,
+            seeds=self.seeds,
+            reports=self.reports,
+            objectives=tuple(part.strip() for part in self.objectives.split(",")),
+            storage=self.storage,
+            seed=self.seed,
+        )
+        plan = make_plan(settings, self.space, self.budget, Path(self.params).resolve())
+        check_runner(self.runner, self.address, self.concurrency, plan.params.train.threads)
+        return plan
+
+
+def make_plan(settings: SweepSettings, space: str | None, budget: str | None, file: Path) -> Plan:
+    """The sweep over the space in a file, or in the parameters' own section `sweep`; UserError for whatever is wrong with it."""
+    params = with_budget(file, budget)
+    document, origin = (params.sweep, f"{file.name}, sweep") if space is None else (read_yaml(file.parent / space), space)
+    searched = Space.parse(document, params, settings.contestant, origin)
+    paths = Paths(file.parent)
+    if not paths.prepared.exists():
+        raise UserError(f"{paths.prepared}: no prepared data to train on; run dvc repro prepare (or limoe prepare) first")
+    return Plan(settings, searched, params, paths, Prepared(paths.prepared).hash)
+
+
+def with_budget(file: Path, budget: str | None) -> Params:
+    """The parameters in `file`, overlays/BUDGET.yaml beside it merged in; UserError with the nearest name if there is none."""
+    document = load_document(file)
+    if budget is None:
+        return Params.parse(document, file.name)
+    overlays = {path.stem: path for path in sorted((file.parent / "overlays").glob("*.yaml"))}
+    if budget not in overlays:
+        close = difflib.get_close_matches(budget, list(overlays), n=1, cutoff=0.4)
+        guess = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(overlays) or 'none'}"
+        raise UserError(f"budget {budget!r}: no file overlays/{budget}.yaml{guess}")
+    merge(document, read_yaml(overlays[budget]))
+    return Params.parse(document, f"{file.name} with {overlays[budget].name}")
