@@ -1,9 +1,10 @@
-"""Where trials may run: as many threads as this machine has cores, and each GPU for one trial at a time."""
+"""What trials may use: as many threads as this machine has cores, each GPU for one trial at a time, and so much memory."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from limoe.errors import UserError
 
 CGROUP = Path("/sys/fs/cgroup")
 DEVICES = Path("/dev")
+MEGABYTE = 1 << 20
 POLL_SECONDS = 0.2  # between looks at GPUs that are all taken
 
 
@@ -79,6 +81,24 @@ def gpu_lease(root: Path) -> Iterator[int | None]:
                     yield place
                     return
         time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def limited_memory(memory_mb: int | None) -> Iterator[None]:
+    """For the body, this process gets at most so many MB of address space beyond what it has by now; None: no bound.
+
+    More than that raises what the allocator raises. For a CPU: CUDA reserves address space without end.
+    """
+    if memory_mb is None:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + memory_mb * MEGABYTE, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _taken(handle: TextIO) -> bool:

@@ -8,9 +8,6 @@ trial keeps no more cores busy than it has threads.
 from __future__ import annotations
 
 import math
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from limoe.paths import Paths
 from limoe.stages.train import open_trainer
 from limoe.sweep.outcome import Kind, Outcome, judge
 from limoe.sweep.reports import append_report, read_reports
+from limoe.sweep.slots import limited_memory
 from limoe.sweep.spec import TrialSpec
 from limoe.train.contestants import caption_lengths, model_config
 from limoe.train.health import Alarm, Stopped
@@ -39,7 +37,6 @@ from limoe.train.progress import Progress
 from limoe.train.start import Start
 
 PRUNE = "prune"  # whoever runs the sweep makes this file to end the trial
-MEGABYTE = 1 << 20
 
 
 @dataclass
@@ -68,9 +65,9 @@ def train_trial(
 ) -> Outcome:
     """Train and measure; how it ended, if not by an exception. `reached` is set for whoever catches one.
 
-    memory_mb: MB of address space that the trial may take beyond what its libraries have; for a CPU.
+    memory_mb: of address space, beyond what its libraries take.
     """
-    with _limited(memory_mb):
+    with limited_memory(memory_mb):
         return _train(folder, spec, data, reached, keep_model)
 
 
@@ -81,15 +78,15 @@ def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached, keep_mod
     config = model_config(params, spec.contestant, prepared, lengths)
     start = None if train.start_from is None else Start.of(paths.root / train.start_from, config, data / TOKENIZER)
     validation = Validation(prepared, params.model.tower, train)
-    look = _Look(folder)
     with (
         Progress(spec.contestant, train) as progress,
-        open_trainer(params, config, start, train, prepared, folder, look.row, lambda _: None) as trainer,
+        open_trainer(params, config, start, train, prepared, folder, progress.row, lambda _: None) as trainer,
     ):
-        look.progress, trainer.on_alarm = progress, _stop_if_diverged
+        look = _Look(folder, train.steps, progress)
+        trainer.on_row, trainer.on_alarm = look.row, look.alarm
         progress.start(trainer.step)
         try:
-            outcome = _run(trainer, spec, validation, folder)
+            outcome = _run(trainer, spec, validation, look)
         finally:
             reached.step, reached.seconds = trainer.step, round(trainer.seconds, 3)
         with atomic_file(folder / "routing.parquet") as handle:
@@ -112,36 +109,43 @@ def _settings(spec: TrialSpec, paths: Paths) -> tuple[Params, TrainParams]:
     return params, train.model_copy(update={"health": train.health.model_copy(update={"action": "warn"})})
 
 
+@dataclass(frozen=True)
 class _Look:
-    """What is done at each row of the log: show it, and see whether the trial is to be pruned."""
+    """What is looked at, and said, at each row of the log, report and alarm of the trial in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._prune = folder / PRUNE
-        self.progress: Progress | None = None
+    folder: Path
+    steps: int
+    progress: Progress
 
     def row(self, row: dict[str, Any]) -> None:
-        if self.progress is not None:
-            self.progress.row(row)
-        if self._prune.exists():
+        self.progress.row(row)
+        self.prune(row["step"])
+
+    def report(self, row: dict[str, Any]) -> None:
+        append_report(self.folder, row)
+        self.progress.say(f"step {row['step']}: validation loss {row['loss']:.4f}")
+
+    def alarm(self, alarm: Alarm) -> None:
+        self.progress.alarm(alarm)
+        if alarm.name == "diverged":
+            raise Stopped(alarm)
+
+    def prune(self, step: int) -> None:
+        """Pruned if that was asked for; a trial that has done its last step is finished."""
+        if step < self.steps and (self.folder / PRUNE).exists():
             raise Pruned
 
 
-def _stop_if_diverged(alarm: Alarm) -> None:
-    print(f"alarm at step {alarm.step}: {alarm.name}: {alarm.evidence}", flush=True)
-    if alarm.name == "diverged":
-        raise Stopped(alarm)
-
-
-def _run(trainer: Trainer, spec: TrialSpec, validation: Validation, folder: Path) -> Outcome:
+def _run(trainer: Trainer, spec: TrialSpec, validation: Validation, look: _Look) -> Outcome:
     """Train from report to report. A report that was made before an interruption is not made again: it would be the same."""
+    folder = look.folder
     known = {row["step"] for row in read_reports(folder)}
     try:
         for until in report_steps(trainer.train.steps, spec.reports):
             trainer.run(until)
             if until not in known:
-                append_report(folder, _measured(trainer, validation))
-            if (folder / PRUNE).exists() and until < trainer.train.steps:
-                raise Pruned
+                look.report(_measured(trainer, validation))
+            look.prune(until)
     except Pruned:
         return _ended(trainer, folder, trainer.alarms, "pruned")
     except Stopped as stopped:
@@ -154,7 +158,6 @@ def _measured(trainer: Trainer, validation: Validation) -> dict[str, Any]:
     scores = validation.run(trainer.task.model, trainer.device, trainer.task.precision)
     if not all(math.isfinite(value) for value in scores.values()):
         raise Stopped(Alarm("diverged", trainer.step, "the embeddings of the validation pictures or captions are not finite"))
-    print(f"step {trainer.step}: validation loss {scores['loss']:.4f}", flush=True)
     return {"step": trainer.step, "seconds": round(trainer.seconds, 3)} | scores
 
 
@@ -176,18 +179,3 @@ def _ended(trainer: Trainer, folder: Path, alarms: list[Alarm], kind: Kind | Non
         loss=scores.pop("loss", None),
         scores=scores,
     )
-
-
-@contextmanager
-def _limited(memory_mb: int | None) -> Iterator[None]:
-    """No more than so much address space beyond what the process has by now; the old bound afterwards."""
-    if memory_mb is None:
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + memory_mb * MEGABYTE, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

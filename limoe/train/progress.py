@@ -54,7 +54,10 @@ class Progress:
 
     def alarm(self, alarm: Alarm) -> None:
         """Say so in one line, above the bar."""
-        line = f"warning: train {self._name}: {alarm.name} at step {alarm.step}: {alarm.evidence}; see docs/health.md"
+        self.say(f"warning: train {self._name}: {alarm.name} at step {alarm.step}: {alarm.evidence}; see docs/health.md")
+
+    def say(self, line: str) -> None:
+        """One line, above the bar."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _left(self, step: int) -> str:

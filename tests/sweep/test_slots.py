@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -112,3 +113,15 @@ def test_a_lease_ends_with_its_holder(tmp_path, monkeypatch):
             wait_for("the lease", waiting.done)
             assert waiting.result() == 0
             pool.submit(lease.__exit__, None, None, None).result()
+
+
+def test_memory_is_limited_for_a_while():
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with slots.limited_memory(64):
+        bytes(8 << 20)
+        with pytest.raises(MemoryError):
+            bytes(512 << 20)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    bytes(512 << 20)
+    with slots.limited_memory(None):
+        assert resource.getrlimit(resource.RLIMIT_AS) == before

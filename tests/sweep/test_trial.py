@@ -142,6 +142,12 @@ def test_pruned_at_a_row_of_the_log(tiny_data, tmp_path):
     assert (outcome.kind, outcome.step, outcome.loss) == ("pruned", 2, None)
 
 
+def test_who_has_done_the_last_step_is_not_pruned(tiny_data, tmp_path):
+    folder = trial(tmp_path / "trial", "train.steps=2", reports=1)
+    (folder / "prune").touch()
+    assert run_trial(folder, tiny_data).kind == "ok"
+
+
 def test_pruned_after_a_report(tiny_data, tmp_path, monkeypatch):
     folder = trial(tmp_path / "trial", reports=4)
 
@@ -155,12 +161,6 @@ def test_pruned_after_a_report(tiny_data, tmp_path, monkeypatch):
     assert (outcome.kind, outcome.step) == ("pruned", 6)
     assert outcome.loss == read_reports(folder)[-1]["loss"]
     assert {path.name for path in folder.iterdir()} == LEFT | {"prune"}
-
-
-def test_who_has_finished_is_not_pruned(tiny_data, tmp_path, monkeypatch):
-    folder = trial(tmp_path / "trial", "train.steps=2", reports=1)
-    monkeypatch.setattr(training, "append_report", lambda folder, row: (append_report(folder, row), (folder / "prune").touch()))
-    assert run_trial(folder, tiny_data).kind == "ok"
 
 
 def test_a_trial_that_has_ended_is_not_run_again(tiny_data, tmp_path):
