@@ -88,14 +88,11 @@ def reach_bars(facts: Facts) -> Figure | None:
         data.append(
             {
                 "type": "scatter",
-                "mode": "lines+text",
+                "mode": "lines",
                 "x": [round(position(facts_of_axis, value), 4) for value in ends],
                 "y": [name, name],
                 "line": {"color": "@limoe", "width": 7},
-                "text": [brief(value) for value in ends],
-                "textposition": ["top right", "top left"],
                 "hoverinfo": "skip",
-                "cliponaxis": False,
             }
         )
     data.append(
@@ -111,12 +108,19 @@ def reach_bars(facts: Facts) -> Figure | None:
     )
     layout = base_layout(
         76 + 46 * len(reaches),
-        xaxis=axis(range=[-0.02, 1.02], tickvals=[0, 1], ticktext=["lowest tried", "highest tried"]),
+        xaxis=axis(range=[-0.24, 1.2], tickvals=[0, 1], ticktext=["lowest tried", "highest tried"]),
         yaxis=axis(autorange="reversed", automargin=True, showgrid=False, type="category"),
         showlegend=False,
-        margin={"l": 8, "r": 40, "t": 20, "b": 34},
+        margin={"l": 8, "r": 8, "t": 12, "b": 34},
+        annotations=[_end(trace, one, end) for trace, one in zip(data, reaches, strict=False) for end in (0, 1)],
     )
     return Figure("reach", "Where the recommendation keeps 90%", "A bar a parameter, the diamond is the recipe.", data, layout)
+
+
+def _end(trace: Facts, one: Facts, end: int) -> dict[str, Any]:
+    """The value at the low (0) or high (1) end of a parameter's bar, beside it."""
+    place = {"x": trace["x"][end], "y": trace["y"][end], "xanchor": ("right", "left")[end], "xshift": (-6, 6)[end]}
+    return place | {"text": brief(float(one[("low", "high")[end]])), "showarrow": False, "font": {"size": 11}}
 
 
 def combined_roc(facts: Facts) -> list[tuple[float, list[tuple[float, float]]]]:

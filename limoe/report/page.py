@@ -5,13 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Callable
 
 from limoe.report.document import Block, Bullets, Card, Cards, Cell, Document, Figure, Fold, Grid, Prose, Table, Terms
 from limoe.report.style import CSS, SCRIPT
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-INLINE = (
-    (re.compile(r"`([^`]*)`"), r"<code>\1</code>"),
+BREAK = re.compile(r"([._/])(?=\w{3})")  # where a long name may go on in the next line
+INLINE: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"`([^`]*)`"), lambda found: "<code>" + BREAK.sub(r"\1<wbr>", found[1]) + "</code>"),
     (re.compile(r"\*\*(.+?)\*\*"), r"<strong>\1</strong>"),
     (re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)"), r'<a href="\2">\1</a>'),
 )

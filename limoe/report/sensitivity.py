@@ -18,6 +18,7 @@ from limoe.report.values import between, brief, loss_of, probability, short
 
 Facts = Mapping[str, Any]
 SHOWN_PAIRS = 2  # heat maps
+LEVEL = 0.05
 WORDS = {
     "success": "A training that finished, raised no alarm, and whose loss is within 10% of that of the best robust recipe here. "
     "A pruned one counts neither way; killed and faulty ones are left out.",
@@ -46,7 +47,7 @@ def tell(facts: Facts, trials: Sequence[Facts], name: str = "") -> Document:
         *_early(facts),
         Section("words", "What the words mean", [Terms(WORDS)]),
     ]
-    lead: list[Block] = [*_cards(facts), Prose(_counted(facts)), Bullets(facts["notes"])]
+    lead: list[Block] = [*_cards(facts), *_use(facts), Prose(_counted(facts)), Bullets(facts["notes"])]
     title = f"Sensitivity of {', '.join(facts['contestants'])}" + (f": {name}" if name else "")
     return Document(title, headline(facts), lead, sections)
 
@@ -58,10 +59,19 @@ def headline(facts: Facts) -> str:
         return f"{_many(counts['trials'], 'trial')} of {_many(counts['points'], 'recipe')}: too few ended to recommend anything."
     rate = counts["successes"] / counts["labelled"]
     decider = _decider(facts["failure"])
-    decides = f"; `{decider}` decides it most" if decider else ""
-    safe = "which may still fail" if found["at_risk"] else f"which succeeds in {probability(found['success'])} of such trainings"
-    values = ", ".join(f"{short(key)} {brief(value)}" for key, value in list(found["robust"]["values"].items())[:3])
-    return f"{rate:.0%} of the trials in this space succeed{decides}. The recipe to use, {safe}: {values} (all below)."
+    decides = f"; `{short(decider)}` decides it most" if decider else ""
+    success = found["success"]
+    chance = f"{probability(success)} ({between(success)})"
+    return f"{rate:.0%} of the trials in this space succeed{decides}. Near the recipe to use it is {chance}."
+
+
+def _use(facts: Facts) -> list[Block]:
+    found = facts["recommendation"]
+    if found is None:
+        return []
+    values = found["robust"]["values"]
+    told = ", ".join(f"`{name}` {brief(values.get(name))}" for name in figures.ranked(facts))
+    return [Prose(f"**Use** {told}; the setting that matters most comes first.")]
 
 
 def _many(number: int, what: str) -> str:
@@ -77,7 +87,7 @@ def _counted(facts: Facts) -> str:
     counts, reference = facts["counts"], facts["reference"]
     told = (
         f"{_many(counts['trials'], 'trial')} of {_many(counts['points'], 'recipe')}; {counts['labelled']} have a label, "
-        f"{counts['successes']} of them success; {counts['pruned']} were pruned and {counts['excluded']} left out."
+        f"{counts['successes']} of them success."
     )
     if reference is None:
         return told
@@ -153,7 +163,11 @@ def _pairs(facts: Facts) -> list[Section]:
     if rest := facts["pairs"][SHOWN_PAIRS:]:
         blocks.append(Fold("Further pairs", [figures.pair_map(pair) for pair in rest]))
     if facts["interactions"]:
-        blocks.append(tables.interaction_table(facts))
+        strongest, rest = tables.interaction_tables(facts)
+        blocks.append(strongest)
+        blocks += [Fold("The other pairs", [rest])] if rest else []
+        if min(one["p_holm"] for one in facts["interactions"]) > LEVEL:
+            blocks.insert(0, Prose("No pair is shown to act together (p above 0.05 after Holm); these come nearest to it."))
     return [Section("pairs", "Settings that act together", blocks)]
 
 

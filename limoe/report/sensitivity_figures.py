@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,12 @@ def scale(facts: Facts) -> dict[str, Any]:
     """The type of a parameter's axis in plotly."""
     if facts["choices"] is not None:
         return {"type": "category"}
-    return {"type": "log", "exponentformat": "power", "nticks": 5} if facts["log"] else {"nticks": 6}
+    if not facts["log"]:
+        return {"nticks": 6}
+    low, high = float(facts["low"]), float(facts["high"])
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [first * 10.0**power for power in decades for first in (1, 3) if low <= first * 10.0**power <= high]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:.3g}" for tick in ticks]}
 
 
 def _mark(x: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from limoe.report.document import Cell, Table
 from limoe.report.values import between, brief, loss_of
 
 Facts = Mapping[str, Any]
+PAIRS = 5  # shown without asking
 ROLES = (("robust", "Robust recipe"), ("runner_up", "Runner-up"), ("best_run", "Best single run"))
 
 
@@ -44,7 +45,7 @@ def finals_table(facts: Facts) -> Table:
     found = facts["recommendation"] or {}
     roles = {found[role]["point"]: told for role, told in reversed(ROLES) if found.get(role)}
     rows = []
-    for one in facts["finals"]:
+    for one in sorted(facts["finals"], key=lambda one: one["point"] != (found.get("robust") or {}).get("point")):
         losses, success = one["losses"], one["success"]
         spread = "" if one["spread"] is None else f"sd {one['spread']:.3f}"
         rows.append(
@@ -84,8 +85,9 @@ def _chance(one: Facts) -> tuple[str, str, float]:
     return ("?", "", -1.0) if value is None else (f"{value:.0%}", "", value)
 
 
-def interaction_table(facts: Facts) -> Table:
-    """Pairs that act together, the strongest evidence first."""
+def interaction_tables(facts: Facts) -> tuple[Table, Table | None]:
+    """The pairs with the strongest evidence that they act together, and the rest."""
+    found = sorted(facts["interactions"], key=lambda one: float(one["p"]))
     rows = [
         [
             Cell(f"`{one['first']}` and `{one['second']}`"),
@@ -94,10 +96,11 @@ def interaction_table(facts: Facts) -> Table:
             p_cell(one["p"]),
             p_cell(one["p_holm"]),
         ]
-        for one in facts["interactions"]
+        for one in found
     ]
-    columns = ["Pair", "Acts on", "Chi-squared", "p", "p (Holm)"]
-    return Table("Evidence that two settings act together", columns, rows, frozenset({2, 3, 4}))
+    columns, numeric = ["Pair", "Acts on", "Chi-squared", "p", "p (Holm)"], frozenset({2, 3, 4})
+    rest = Table("The other pairs", columns, rows[PAIRS:], numeric) if rows[PAIRS:] else None
+    return Table("Evidence that two settings act together", columns, rows[:PAIRS], numeric), rest
 
 
 def p_cell(p: float) -> Cell:

@@ -38,7 +38,7 @@ li { margin: .25rem 0; }
 li::marker { color: var(--quiet); }
 a { color: var(--accent); text-underline-offset: .15em; }
 code { font: .9em ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; background: var(--quiet-back);
-  padding: .08em .32em; border-radius: 4px; overflow-wrap: anywhere; }
+  padding: .08em .32em; border-radius: 4px; overflow-wrap: break-word; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; margin: 0 0 1.75rem; font-size: .92rem; }
 nav a { color: var(--quiet); text-decoration: none; }
 nav a:hover { color: var(--accent); text-decoration: underline; }
