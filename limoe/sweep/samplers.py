@@ -37,7 +37,8 @@ FIRST_SIGMA = 1 / 6  # CMA-ES: first step size in units of the range, from its m
 def make_sampler(name: str, space: Space, seed: int, objectives: int = 1) -> BaseSampler:
     """The sampler of this name; UserError for an unknown one and for a space that it cannot search."""
     if name == "grid":
-        return Repeatable(lambda _: GridSampler(space.grid(), seed), seed)
+        grid = space.grid()
+        return Repeatable(lambda _: GridSampler(grid, seed), seed)
     if name == "cmaes":
         if objectives > 1:
             raise UserError("the sampler cmaes has one objective; with several use tpe, random, sobol or grid")

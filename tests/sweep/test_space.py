@@ -10,8 +10,9 @@ import pytest
 
 from limoe.config import Params
 from limoe.errors import UserError
-from limoe.sweep.dimension import Dimension, parse_distribution
+from limoe.sweep.dimension import Dimension
 from limoe.sweep.names import searchable
+from limoe.sweep.ranges import parse_distribution
 from limoe.sweep.space import Space
 
 LR = {"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}}

@@ -1,0 +1,71 @@
+"""The trials' directories of a sweep: which trial has which, what is running, how each ended. They are the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from limoe.config import Contestant, Params
+from limoe.sweep.dimension import Value
+from limoe.sweep.outcome import FILE as OUTCOME
+from limoe.sweep.outcome import Outcome, read_outcome, write_outcome
+from limoe.sweep.points import RETRIED
+from limoe.sweep.role import Phase, Role, read_role, write_role
+from limoe.sweep.space import Space
+from limoe.sweep.spec import TrialSpec, create
+from limoe.sweep.work import Work
+
+FIRST_OUTCOME = "outcome.1.json"  # of a trial that was retried
+
+
+class Directories:
+    """Trials of one contestant under `folder`/trials, each named by the fingerprint of all that its result depends on."""
+
+    def __init__(self, folder: Path, space: Space, params: Params, contestant: Contestant, reports: int, data_hash: str) -> None:
+        self._folder = folder / "trials"
+        self._space = space
+        self._params = params
+        self._contestant: Contestant = contestant
+        self._reports = reports
+        self._data_hash = data_hash
+        self._running: dict[Path, Work] = {}
+        self._ended: dict[Path, Outcome] = {}
+
+    def work(self, number: int, values: dict[str, Value], seed: int, phase: Phase) -> Work:
+        """The trial of these values and this seed; UserError if they do not fit together. Nothing is written."""
+        resolved = self._space.resolve(self._params, values, seed, self._contestant)
+        spec = TrialSpec(self._contestant, values, seed, resolved.model_dump(mode="json"), self._reports)
+        return Work(number, seed, self._folder / spec.fingerprint(self._data_hash), spec, phase)
+
+    def begin(self, work: Work) -> Work:
+        """Make the trial's directory, and count it as running."""
+        create(work.folder, work.spec)
+        if read_role(work.folder) is None:
+            write_role(work.folder, Role(work.number, work.phase))
+        self._running[work.folder] = work
+        return work
+
+    def end(self, work: Work, outcome: Outcome | None) -> None:
+        """The trial runs no longer; None if it left no outcome, and may be handed out again."""
+        if outcome is not None and read_outcome(work.folder) is None:
+            write_outcome(work.folder, outcome)
+        self._running.pop(work.folder, None)
+
+    def outcome(self, work: Work) -> Outcome | None:
+        """How the trial ended; None if it has not. What a machine may have caused is laid aside once, to run again."""
+        folder = work.folder
+        if folder in self._running:
+            return None
+        if folder not in self._ended and (outcome := read_outcome(folder)) is not None:
+            if outcome.kind in RETRIED and not (folder / FIRST_OUTCOME).exists():
+                (folder / OUTCOME).replace(folder / FIRST_OUTCOME)
+                return None
+            self._ended[folder] = outcome
+        return self._ended.get(folder)
+
+    def ready(self, work: Work) -> bool:
+        """Whether the trial is to be run: it does not run, and has not ended."""
+        return work.folder not in self._running and self.outcome(work) is None
+
+    def code(self) -> str:
+        """A name for parameters, data and code together: it changes if the code does, the other two being equal."""
+        return self.work(0, {}, self._params.train.seed, "search").folder.name
