@@ -17,7 +17,7 @@ KEYS = ("low", "high", "log", "step", "int", "choices", "equal", "when")
 def parse_dimensions(
     document: Mapping[str, Any], params: Params, contestant: Contestant
 ) -> tuple[tuple[Dimension, ...], dict[str, str]]:
-    """The searched names, each after those of its conditions, and the ties (name -> searched name); UserError for what cannot be."""
+    """The searched names, each after those of its conditions, and ties (name -> searched one); UserError for what cannot be."""
     types = settings(params)
     free: dict[str, Dimension] = {}
     ties: dict[str, str] = {}
