@@ -145,6 +145,21 @@ def show_params(
 
 
 @app.command(rich_help_panel=TOOLS)
+def sensitivity(
+    name: Annotated[str | None, typer.Argument(help="A sweep, or a table of trials (*.parquet); the only sweep.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the recommended recipe into the parameters' file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """What a sweep says: which settings matter, how far they may move, what fails, and what to use."""
+    with reporting(debug):
+        from limoe.sensitivity import show
+
+        _next(show(name, params, apply, as_json))
+
+
+@app.command(rich_help_panel=TOOLS)
 def upcycle(
     dense: Annotated[Path, typer.Argument(help="A dense model's directory, such as runs/train/dense/model.")],
     out: Annotated[Path, typer.Argument(help="The directory to write.")],

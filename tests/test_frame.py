@@ -42,7 +42,7 @@ FLOORS = (  # a module may import its own floor and those before it
     ("limoe.train", "limoe.report"),
     ("limoe.stages",),
     ("limoe.sweep",),
-    ("limoe.api", "limoe.cli", "limoe.deps", "limoe.doctor", "limoe.info", "limoe.overlay"),
+    ("limoe.api", "limoe.cli", "limoe.deps", "limoe.doctor", "limoe.info", "limoe.overlay", "limoe.sensitivity"),
     ("flows",),
 )
 LIGHT = ("limoe.dist", "limoe.model", "limoe.losses", "limoe.train", "limoe.evals")

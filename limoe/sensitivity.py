@@ -1,0 +1,185 @@
+"""`limoe sensitivity`: a sweep's answers in the terminal, and its recommendation written into params.yaml."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from limoe.config import SHARED, Params
+from limoe.errors import UserError
+from limoe.files import flatten, write_text
+from limoe.overlay import dump_document, load_document, merge
+from limoe.paths import Paths
+from limoe.report.sensitivity import headline
+from limoe.sweep import table as tables
+from limoe.sweep.findings import Early, Reach, Sensitivity, Share
+from limoe.sweep.pages import report_sweep
+from limoe.sweep.rows import to_rows
+from limoe.sweep.sensitivity import analyse
+
+BUDGET = ("steps", "seed", "threads", "checkpoint_every", "log_every")  # of train: never taken from a sweep
+DIGITS = 4  # significant ones of a recommended number
+TABLE = ".parquet"
+
+
+def show(name: str | None, params: Path, apply: bool, as_json: bool) -> str:
+    """Print what the sweep NAME (or the table FILE.parquet) says; `apply` changes the parameters' file; returns the next step.
+
+    A sweep's report is written anew into its folder. UserError if there is no such sweep, or nothing to recommend.
+    """
+    folder, table, found = _read(name, Paths(params.parent))
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
+    else:
+        _print(found)
+    if apply:
+        changed, left = apply_recommendation(found, table, params)
+        told = [*(f"{key}: {old} -> {new}" for key, (old, new) in changed.items()), *left]
+        if not as_json:
+            print("\n".join(told or [f"{params} has these values already"]))
+        return f"dvc repro, which trains what {params} says now"
+    origin = name or (folder.name if folder else "")
+    read = f"open {folder / 'report.html'}, or " if folder else ""
+    return f"{read}limoe sensitivity {origin} --apply, which writes the recipe into {params}"
+
+
+def apply_recommendation(found: Sensitivity, table: pa.Table, params: Path) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
+    """Write the robust optimum into the file `params`, comments and order untouched: (key -> old and new value, remarks).
+
+    limoe's goes into `model` and `train` (or into contestants.limoe where that has the key), another contestant's into
+    contestants.NAME. Left alone, with a remark: what belongs to the budget, and what contestants share. UserError: nothing written.
+    """
+    if found.recommendation is None:
+        raise UserError("no trial of this sweep finished: there is nothing to recommend")
+    contestant, document = found.contestants[0], load_document(params)
+    remarks, changes, changed = _budget(table, document), {}, {}
+    before = flatten(document)
+    for name, value in _with_ties(found.recommendation.robust.values, tables.space_of(table) or {}).items():
+        key, why = _key(name, contestant, before)
+        if why:
+            remarks.append(f"{name} = {value} is left alone: {why}")
+        elif before.get(key, "nothing") != _short(value):
+            changes[key] = _short(value)
+            changed[key] = (before.get(key, "nothing"), _short(value))
+    if found.recommendation.at_risk:
+        remarks.append("at risk: even this recipe succeeds in less than 90% of trainings like it")
+    merge(document, _nested(changes))
+    Params.parse(json.loads(json.dumps(document)), f"{params} with the recommendation")
+    if changes:
+        write_text(params, dump_document(document))
+    return changed, remarks
+
+
+def _read(name: str | None, paths: Paths) -> tuple[Path | None, pa.Table, Sensitivity]:
+    """(folder of the sweep, its table, what it says)."""
+    if name is not None and name.endswith(TABLE):
+        table = tables.read(Path(name))
+        return None, table, analyse(table)
+    folder = paths.sweep(_chosen(name, paths.sweep("")))
+    found, _ = report_sweep(folder)
+    return folder, tables.read(folder / "trials.parquet"), found
+
+
+def _chosen(name: str | None, root: Path) -> str:
+    """The sweep's name, by default the only one."""
+    known = sorted(path.name for path in root.glob("*") if (path / "trials").is_dir() or (path / "trials.parquet").is_file())
+    if name in known:
+        return str(name)
+    if name is None and len(known) == 1:
+        return known[0]
+    if not known:
+        raise UserError(f"{root}: no sweep has run here; python -m flows.sweep NAME begins one")
+    if name is None:
+        raise UserError(f"which sweep? {', '.join(known)} are in {root}")
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    raise UserError(f"no sweep {name!r} in {root}{f'; did you mean {close[0]}?' if close else ', only ' + ', '.join(known)}")
+
+
+def _print(found: Sensitivity) -> None:
+    console = Console(markup=False, highlight=False)
+    console.print(headline(found.to_dict()))
+    if (best := found.recommendation) is not None:
+        lines = Table("setting", "recommended", "may lie within", "importance: loss", "failure")
+        for one in best.reach:
+            weights = [
+                f"{part.fanova[one.name]:.0%}" if one.name in part.fanova else "" for part in (found.quality, found.failure)
+            ]
+            lines.add_row(one.name, _brief(one.value), _within(one), *weights)
+        console.print(lines)
+        loss = "" if best.robust.loss is None else f"loss {best.robust.loss:.3f} over {best.robust.seeds} seeds"
+        console.print(f"robust recipe: {loss}; best single run: {best.best_loss:.3f}; P(success) {_share(best.success)}")
+    for early in found.early:
+        console.print(f"early warning at {early.fraction:.0%} of the budget: {_warning(early)}")
+    console.print("\n".join(found.notes))
+
+
+def _warning(early: Early) -> str:
+    rule = next((one for one in reversed(early.predictors) if one.caught is not None), None)
+    if rule is None or rule.caught is None or rule.false_alarms is None:
+        return early.reason or "too few trials to fit a threshold"
+    return f"{rule.name} catches {_share(rule.caught)} of the failures, with {_share(rule.false_alarms)} false alarms"
+
+
+def _within(one: Reach) -> str:
+    if one.allowed is not None:
+        return ", ".join(_brief(choice) for choice in one.allowed)
+    if one.low is None or one.high is None:
+        return "no room"
+    return f"{_brief(one.low)}{' (edge)' if one.low_is_edge else ''} to {_brief(one.high)}{' (edge)' if one.high_is_edge else ''}"
+
+
+def _share(one: Share) -> str:
+    known = "unknown" if one.probability is None else f"{one.probability:.0%}"
+    return f"{known} (95%: {one.lower:.0%} to {one.upper:.0%})"
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _with_ties(values: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
+    tied = {name: spec["equal"] for name, spec in space.items() if "equal" in spec}
+    return {**values, **{name: values[source] for name, source in tied.items() if source in values}}
+
+
+def _key(name: str, contestant: str, before: Mapping[str, Any]) -> tuple[str, str]:
+    """Where the value is written, or why it is not."""
+    section, _, key = name.partition(".")
+    own = f"contestants.{contestant}.{key}"
+    if section == "train" and key in BUDGET:
+        return name, "it belongs to the budget"
+    if contestant == "limoe":
+        return (own if section == "train" and own in before else name), ""
+    if section != "train":
+        return name, "the contestants share it"
+    return own, "the contestants share it" if key in SHARED else ""
+
+
+def _budget(table: pa.Table, document: Mapping[str, Any]) -> list[str]:
+    """A remark if the sweep's trainings were shorter or longer than those that params.yaml asks for."""
+    swept, asked = sorted({row.steps_planned for row in to_rows(table)}), document["train"]["steps"]
+    if swept in ([], [asked]):
+        return []
+    return [f"the sweep trained for {' and '.join(map(str, swept))} steps, and train.steps is {asked}: the optimum may move"]
+
+
+def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        node = nested
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return nested
