@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -156,6 +157,16 @@ def test_rows_tell_what_was_minimised(tmp_path):
     tokens = {(r["step"], r["modality"]): r["tokens"] for r in run.routing.rows()}
     assert tokens[3, "image"] == 3 * 8 * 4  # three steps of 8 pairs of 4 patches
     assert tokens[3, "text"] == sum(int(batch(seed=i).lengths_B.sum()) for i in range(3))
+
+
+def test_norms_by_group_are_those_of_the_whole(tmp_path):
+    run = trainer(tmp_path, clip_norm=1e-3)  # which would show if they were taken after it
+    run.run()
+    for row in run.metrics.rows():
+        gradients = {name: value for name, value in row.items() if name.startswith("gradient/")}
+        assert len(gradients) == 6
+        assert math.sqrt(sum(value**2 for value in gradients.values())) == pytest.approx(row["gradient_norm"], rel=1e-4)
+        assert all(0 < row[name.replace("gradient", "update")] < 1 for name in gradients)
 
 
 def test_a_dense_model_has_no_auxiliary_term(tmp_path):
