@@ -57,7 +57,7 @@ class Progress:
         why = "" if outcome.kind == "ok" else f" ({outcome.evidence})"
         best = "none yet" if self._best is None else f"{self._best:.3f}"
         which = f"point {work.number} seed {work.seed}"
-        return f"{done} of about {done + left}: {which}: {outcome.kind}{loss}{why}; best {best}; about {minutes:.0f} min left"
+        return f"{done} of about {done + left}: {which}: {outcome.kind}{loss}{why}; best {best}; about {minutes:.1f} min left"
 
 
 def conclusion(published: Sequence[Published], name: str) -> str:

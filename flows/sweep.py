@@ -15,6 +15,7 @@ import typer
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 
 from flows.pipeline import artifact_key
 from flows.progress import Progress, conclusion
@@ -25,7 +26,6 @@ from limoe.sweep import table
 from limoe.sweep.outcome import Outcome
 from limoe.sweep.record import EXPERIMENT, open_recorder
 from limoe.sweep.study import Work
-from limoe.tracking import store_uri
 
 
 @flow(name="limoe-sweep", flow_run_name="{name}", log_prints=True)
@@ -96,16 +96,17 @@ def say_where(plan: Plan, concurrency: int) -> None:
     settings = plan.settings
     what = f"{settings.trials} points of {settings.contestant} over {', '.join(plan.space.names)}"
     print(f"sweep {settings.name}: {what}; {settings.sampler}, pruner {settings.pruner}, {concurrency} at a time")
+    print(f"MLflow: {mlflow_place(plan)}")
+    page = flow_run.ui_url if get_current_settings().api.url else None
+    print(f"Prefect: {page or 'a temporary server without a page; `make prefect` starts one'}")
+
+
+def mlflow_place(plan: Plan) -> str:
+    """Where MLflow shows the sweep."""
     if plan.params.machine.tracking == "none":
-        print("MLflow: nothing is recorded (machine.tracking is none)")
-    else:
-        local = (
-            "`make ui`, http://127.0.0.1:5000, "
-            if not os.environ.get("MLFLOW_TRACKING_URI")
-            else f"{store_uri(plan.paths.root)}, "
-        )
-        print(f"MLflow: {local}experiment {EXPERIMENT}, run {settings.name}")
-    print(f"Prefect: {flow_run.ui_url or 'a temporary server without a page; `make prefect` starts one'}")
+        return "nothing is recorded (machine.tracking is none)"
+    elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
+    return f"{elsewhere or '`make ui`, http://127.0.0.1:5000'}, experiment {EXPERIMENT}, run {plan.settings.name}"
 
 
 def main(

@@ -6,20 +6,17 @@ The whole flow runs for real in tests/pipeline.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from flowkit import server
 
 from flows import pipeline
 from flows.pipeline import StageFailed, failure, first_table, stream, worth_a_retry
@@ -141,39 +138,6 @@ def gone(pid: int, seconds: float = 10) -> bool:
             return True
         time.sleep(0.02)
     return False
-
-
-@contextmanager
-def server(home: Path, project: Path) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
-    """A Prefect server on a free port, with the project's settings and `home` for its files."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    api = f"http://127.0.0.1:{port}/api"
-    env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "1"}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    with (
-        (home / "server.log").open("ab") as log,
-        subprocess.Popen(command, cwd=project, env=env, stdout=log, stderr=log) as process,
-    ):
-        try:
-            wait_for_health(api, process)
-            yield {**env, "PREFECT_API_URL": api}, process
-        finally:
-            process.kill()
-
-
-def wait_for_health(api: str, process: subprocess.Popen[bytes]) -> None:
-    import urllib.error
-    import urllib.request
-
-    while process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{api}/health", timeout=1):
-                return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.1)
-    pytest.fail("the server did not start")
 
 
 def holder(env: dict[str, str], project: Path) -> subprocess.Popen[str]:

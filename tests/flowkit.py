@@ -1,0 +1,90 @@
+"""A project folder in which sweeps of seconds run, and a Prefect server for their flows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from sweepkit import tiny
+
+SPACE = {"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+# One fresh seed for the finalists instead of five: a trial imports torch for seconds.
+DRIVER = """
+import sys
+from limoe.sweep import points, study
+points.FINAL_SEEDS = study.FINAL_SEEDS = (1000,)
+import typer
+from flows import sweep
+typer.run(sweep.main)
+"""
+
+
+def sweep_project(root: Path, data: Path, *overrides: str) -> Path:
+    """Make `root` a project folder: params.yaml of `tiny(*overrides)` with SPACE, and the prepared set; returns it."""
+    document = tiny("machine.tracking=mlflow", *overrides).model_dump(mode="json") | {"sweep": SPACE}
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "params.yaml").write_text(yaml.safe_dump(document))
+    shutil.copytree(data, root / "data" / "prepared")
+    return root
+
+
+def flow_env(home: Path, api: str | None = None) -> dict[str, str]:
+    """The environment of a flow with `home` for Prefect's files, on the server `api` or a temporary one."""
+    quiet = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # pyproject.toml is not there to say it
+    return {**os.environ, **quiet, **({} if api is None else {"PREFECT_API_URL": api})}
+
+
+def start_sweep(root: Path, env: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
+    """Start `python -m flows.sweep` in the folder; what it says goes to flow.log there."""
+    with (root / "flow.log").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-c", DRIVER, *arguments], cwd=root, env=env, stdout=log, stderr=log)
+
+
+def run_sweep(root: Path, env: dict[str, str], *arguments: str, code: int = 0) -> str:
+    """Run it to its end; what it said this time."""
+    log = root / "flow.log"
+    before = log.stat().st_size if log.exists() else 0
+    assert start_sweep(root, env, *arguments).wait() == code, log.read_text()
+    return log.read_bytes()[before:].decode()
+
+
+@contextmanager
+def server(home: Path, project: Path) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
+    """A Prefect server on a free port, with the project's settings and `home` for its files."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    api = f"http://127.0.0.1:{port}/api"
+    env = {**flow_env(home), "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "1"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    with (
+        (home / "server.log").open("ab") as log,
+        subprocess.Popen(command, cwd=project, env=env, stdout=log, stderr=log) as process,
+    ):
+        try:
+            wait_for_health(api, process)
+            yield {**env, "PREFECT_API_URL": api}, process
+        finally:
+            process.kill()
+
+
+def wait_for_health(api: str, process: subprocess.Popen[bytes]) -> None:
+    """Until the server answers; the test fails if it ends instead."""
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{api}/health", timeout=1):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.1)
+    pytest.fail("the server did not start")
