@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from limoe.config import Contestant, Params
 from limoe.sweep.dimension import Value
@@ -10,17 +12,25 @@ from limoe.sweep.outcome import FILE as OUTCOME
 from limoe.sweep.outcome import Outcome, read_outcome, write_outcome
 from limoe.sweep.points import RETRIED
 from limoe.sweep.role import Phase, Role, read_role, write_role
-from limoe.sweep.space import Space
 from limoe.sweep.spec import TrialSpec, create
 from limoe.sweep.work import Work
 
 FIRST_OUTCOME = "outcome.1.json"  # of a trial that was retried
 
 
+class Resolver(Protocol):
+    """What makes parameters of a trial's values: a Space, or an ablation's variants."""
+
+    def resolve(self, params: Params, values: Mapping[str, Value], seed: int, contestant: Contestant) -> Params:
+        """The parameters with these values and this seed, validated; UserError if they do not fit."""
+
+
 class Directories:
     """Trials of one contestant under `folder`/trials, each named by the fingerprint of all that its result depends on."""
 
-    def __init__(self, folder: Path, space: Space, params: Params, contestant: Contestant, reports: int, data_hash: str) -> None:
+    def __init__(
+        self, folder: Path, space: Resolver, params: Params, contestant: Contestant, reports: int, data_hash: str
+    ) -> None:
         self._folder = folder / "trials"
         self._space = space
         self._params = params
