@@ -54,7 +54,7 @@ def apply_recommendation(found: Sensitivity, table: pa.Table, params: Path) -> t
     """Write the robust optimum into the file `params`, comments and order untouched: (key -> old and new value, remarks).
 
     limoe's goes into `model` and `train` (or into contestants.limoe where that has the key), another contestant's into
-    contestants.NAME. Left alone, with a remark: what belongs to the budget, and what contestants share. UserError: nothing written.
+    contestants.NAME. Left alone, with a remark: what belongs to the budget or to all contestants. UserError leaves the file.
     """
     if found.recommendation is None:
         raise UserError("no trial of this sweep finished: there is nothing to recommend")

@@ -37,10 +37,8 @@ def copy(tmp_path: Path, project: Path) -> Path:
 
 def table(contestant: str = "limoe", **values: Any) -> Any:
     best = {"train.lr": 0.00123456, **values}
-    rows = [
-        replace(row(i, loss=3.0 + i, contestant=contestant), values=best if i == 0 else {**best, "train.lr": 9e-3})
-        for i in (0, 1)
-    ]
+    recipes = (best, {**best, "train.lr": 9e-3})
+    rows = [replace(row(i, loss=3.0 + i, contestant=contestant), values=recipe) for i, recipe in enumerate(recipes)]
     return to_table(rows, SPACE)
 
 

@@ -30,7 +30,7 @@ from limoe.sweep.success import Points
 QUALITY, FAILURE = "quality", "failure"
 FEWEST = 10  # points behind an importance
 TOP = 0.25  # share of the points, the best ones, that PED-ANOVA tells from the others
-TREES, SEED = 128, 0
+TREES, SEED = 64, 0
 
 
 def quality_points(rows: Sequence[Row]) -> Points:
@@ -130,7 +130,7 @@ def _explained(axes: Sequence[Axis], points: Points) -> float:
     """Out-of-bag R^2 of a random forest on the places."""
     features = [[axis.unit(values.get(axis.name)) for axis in axes] for values, _ in points]
     filled_ND: NDArray[np.float64] = np.nan_to_num(np.array(features, dtype=float), nan=0.5)
-    forest = RandomForestRegressor(n_estimators=200, min_samples_leaf=2, oob_score=True, random_state=SEED, n_jobs=1)
+    forest = RandomForestRegressor(n_estimators=100, min_samples_leaf=2, oob_score=True, random_state=SEED, n_jobs=1)
     return float(forest.fit(filled_ND, [answer for _, answer in points]).oob_score_)
 
 

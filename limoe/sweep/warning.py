@@ -24,6 +24,7 @@ from limoe.sweep.success import label, share
 COMBINED = "combined"
 FALSE_ALARMS = 0.05
 FEWEST = 5  # trials of either class, in either half
+EDGE = 1e-9
 PRIOR = 1.0  # standard deviation of a standardised figure's coefficient: many figures, few failures
 LOGARITHMS = ("gradient_norm", "text_logits_max", "image_logits_max")
 Flags = NDArray[np.bool_]
@@ -65,8 +66,9 @@ def interval(auc: float, positives: float, negatives: float) -> tuple[float, flo
         spread = area * (1 - area) * (1 + many * (1 - area) / (2 - area) + many * area / (1 + area))
         return abs(auc - area) - Z95 * math.sqrt(max(0.0, spread) / (positives * negatives))
 
-    low = 0.0 if beyond(1e-9) <= 0 or auc <= 1e-9 else float(brentq(beyond, 1e-9, auc))
-    high = 1.0 if beyond(1 - 1e-9) <= 0 or auc >= 1 - 1e-9 else float(brentq(beyond, auc, 1 - 1e-9))
+    inside = min(max(auc, EDGE), 1 - EDGE)  # at 0 and 1 the spread vanishes
+    low = 0.0 if beyond(EDGE) <= 0 else float(brentq(beyond, EDGE, inside))
+    high = 1.0 if beyond(1 - EDGE) <= 0 else float(brentq(beyond, inside, 1 - EDGE))
     return low, high
 
 

@@ -22,7 +22,7 @@ def test_quality_points_are_means_over_finished_seeds() -> None:
 
 
 def test_fanova_finds_the_shares_of_an_additive_function() -> None:
-    rows = trials(200, lambda u, _: {"loss": 3 + 1.0 * u[0] + 0.5 * u[2]})
+    rows = trials(120, lambda u, _: {"loss": 3 + 1.0 * u[0] + 0.5 * u[2]})
     found = quality(AXES, quality_points(rows))
     # evenly drawn: variances 1/12 and 0.25/12, shares 0.8, 0 and 0.2
     assert found.fanova[RATE] == pytest.approx(0.8, abs=0.06)
@@ -38,7 +38,7 @@ def test_fanova_finds_the_shares_of_an_additive_function() -> None:
 
 def test_failure_is_another_question_than_quality() -> None:
     rows = trials(
-        150,
+        120,
         lambda u, rng: fails_with(lambda u: 0.9 if u[2] < 0.4 else 0.02)(u, rng) | {"loss": 3 + u[0] / 10},
     )
     points = labelled_points(rows, 3.3)
@@ -49,7 +49,7 @@ def test_failure_is_another_question_than_quality() -> None:
 
 
 def test_where_nothing_matters_the_forest_explains_nothing() -> None:
-    rows = trials(100, lambda _, rng: {"loss": 3 + rng.normal()})
+    rows = trials(60, lambda _, rng: {"loss": 3 + rng.normal()})
     explained = quality(AXES, quality_points(rows)).explained
     assert explained is not None
     assert explained < 0.1

@@ -96,7 +96,7 @@ def test_the_threshold_lets_one_success_in_twenty_pass() -> None:
     assert (scores[:19] > threshold(scores[:19], fails[:19])).sum() == 0
 
 
-@pytest.mark.parametrize(("many", "which"), [(4, "failures"), (56, "successes")])
+@pytest.mark.parametrize("many, which", [(4, "failures"), (56, "successes")])
 def test_too_few_of_a_class_is_said(many: int, which: str) -> None:
     rows = [row(i, "unhealthy" if i < many else "ok", early={"10/loss": float(i)}) for i in range(60)]
     early = warn_early(rows, 3.3)[0]
