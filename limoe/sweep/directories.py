@@ -76,6 +76,10 @@ class Directories:
         """Whether the trial is to be run: it does not run, and has not ended."""
         return work.folder not in self._running and self.outcome(work) is None
 
+    def runs_for_another(self, work: Work) -> bool:
+        """Whether the trial runs, and was begun for another point."""
+        return work.folder in self._running and self._running[work.folder].number != work.number
+
     def code(self) -> str:
         """A name for parameters, data and code together: it changes if the code does, the other two being equal."""
         return self.work(0, {}, self._params.train.seed, "search").folder.name

@@ -82,14 +82,12 @@ class Sweep:
         for point in self._open():
             if work := self._work(point):
                 return work
-        while len(self._points) < self._budget:
+        while len(self._points) < self._budget and not self._waiting():
             if work := self._work(self._add(self._study.ask())):
                 return work
-        return (
-            None
-            if self._open()
-            else next((self._trials.begin(work) for work in self._finals() if self._trials.ready(work)), None)
-        )
+        if self._open():
+            return None
+        return next((self._trials.begin(work) for work in self._finals() if self._trials.ready(work)), None)
 
     def watch(self, running: list[Work]) -> None:
         """Pass what running trials report on to the pruner, and ask those to end that it gives up (a file `prune`).
@@ -183,6 +181,10 @@ class Sweep:
 
     def _open(self) -> list[_Point]:
         return [point for point in self._points if point.verdict is None]
+
+    def _waiting(self) -> bool:
+        """Whether a point waits for the trial of an equal one; until it ends, a sampler would only suggest more of the same."""
+        return any(self._trials.runs_for_another(self._work_of(point, len(self._outcomes(point)))) for point in self._open())
 
     def _searched(self) -> bool:
         return len(self._points) >= self._budget and not self._open()

@@ -180,13 +180,15 @@ def test_a_point_suggested_twice_is_run_once(tmp_path: Path, base: Params) -> No
     ends = lambda work: Outcome("ok", 12, "", 12, 1.0, loss=1.0 + work.spec.values["model.moe.experts"])  # noqa: E731
     runner = Runner(ends)
     sweep = made(tmp_path, base, document, trials=8, seeds=1)
-    first = sweep.next()
-    assert first is not None
-    others = [work for _ in range(3) if (work := sweep.next()) is not None]
-    assert len(others) == 1  # the other value: further points wait for the two that run
-    for work in (first, *others):
-        runner.run(sweep, work)
-    runner.drive(sweep)
+    running: list[Work] = []
+    while not sweep.done:
+        while (work := sweep.next()) is not None:
+            running.append(work)
+        waiting = [point.values for point in sweep._points if point.verdict is None][
+            len([w for w in running if w.phase == "search"]) :
+        ]
+        assert len(waiting) <= 1  # who waits for an equal point's trial keeps the sampler from suggesting more of the same
+        runner.run(sweep, running.pop())
     assert Counter(runner.ran.values()) == {1: 2 + 2 * 5}
     assert len(told(sweep)) == 8
     assert all(values == [1.0 + params["model.moe.experts"]] for _, _, values, params in told(sweep))
