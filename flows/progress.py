@@ -9,7 +9,7 @@ from typing import Any
 
 from limoe.sweep.outcome import Outcome
 from limoe.sweep.points import FINAL_SEEDS
-from limoe.sweep.study import Published, Work
+from limoe.sweep.work import Published, Work
 
 FINALISTS = 2
 MINUTE = 60  # seconds

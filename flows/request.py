@@ -16,7 +16,8 @@ from limoe.overlay import load_document, merge
 from limoe.paramsfile import read_yaml
 from limoe.paths import Paths
 from limoe.sweep.space import Space
-from limoe.sweep.study import Sweep, SweepSettings
+from limoe.sweep.study import Sweep
+from limoe.sweep.work import SweepSettings
 
 
 @dataclass(frozen=True)

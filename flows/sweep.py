@@ -24,8 +24,9 @@ from flows.trials import run_all, task_runner
 from limoe.errors import UserError
 from limoe.sweep import table
 from limoe.sweep.outcome import Outcome
+from limoe.sweep.pages import MARKDOWN, report_sweep
 from limoe.sweep.record import EXPERIMENT, open_recorder
-from limoe.sweep.study import Work
+from limoe.sweep.work import Work
 
 
 @flow(name="limoe-sweep", flow_run_name="{name}", log_prints=True)
@@ -86,9 +87,11 @@ def run_sweep(plan: Plan, request: Request) -> None:
 
             runner = task_runner(request.runner, request.address, request.concurrency)
             run_all(study, runner, request.concurrency, plan.paths.prepared, threads, ended)
-            table.write(table.collect(study.folder), study.folder / "trials.parquet")
-        print(conclusion(study.published, settings.name))
-        create_markdown_artifact(conclusion(study.published, settings.name), key=artifact_key(Path(f"sweep-{settings.name}")))
+            report_sweep(study.folder)
+        told = conclusion(study.published, settings.name)
+        report = (study.folder / MARKDOWN).read_text(encoding="utf-8")
+        create_markdown_artifact(f"{told}\n\n{report}", key=artifact_key(Path("sweep", settings.name)), description="the report")
+        print(told)
 
 
 def say_where(plan: Plan, concurrency: int) -> None:

@@ -26,8 +26,8 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from limoe.errors import UserError
 from limoe.sweep.outcome import Outcome, read_outcome
 from limoe.sweep.slots import check_threads, gpu_lease, visible_gpus
-from limoe.sweep.study import Work
 from limoe.sweep.trial import conclude, launch
+from limoe.sweep.work import Work
 
 RUNNERS = ("local", "dask")
 POLL_SECONDS = 1.0  # between two looks at the reports of running trials

@@ -19,11 +19,11 @@ import yaml
 from sweepkit import tiny
 
 SPACE = {"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
-# One fresh seed for the finalists instead of five: a trial imports torch for seconds.
+# One fresh seed for the finalists instead of five: a trial imports torch for seconds. As many cores as it asks for.
 DRIVER = """
-import sys
-from limoe.sweep import points, study
+from limoe.sweep import points, slots, study
 points.FINAL_SEEDS = study.FINAL_SEEDS = (1000,)
+slots.usable_cores = lambda: 64
 import typer
 from flows import sweep
 typer.run(sweep.main)
@@ -57,6 +57,40 @@ def run_sweep(root: Path, env: dict[str, str], *arguments: str, code: int = 0) -
     before = log.stat().st_size if log.exists() else 0
     assert start_sweep(root, env, *arguments).wait() == code, log.read_text()
     return log.read_bytes()[before:].decode()
+
+
+def holder(trial: Path) -> int | None:
+    """The process that is at work in the trial's directory; None if it has not begun."""
+    lock = trial / "lock"
+    told = lock.read_text() if lock.exists() else ""
+    return int(told.removeprefix("process ")) if told.startswith("process ") else None
+
+
+def parent_of(pid: int) -> int:
+    """The process that started this one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie has ended)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def at_work(sweep: Path) -> dict[Path, int]:
+    """The trials of a sweep that have a checkpoint and run now, and their processes."""
+    begun = {path.parent.parent for path in sweep.glob("trials/*/checkpoints/*")}
+    found = {trial: holder(trial) for trial in begun if not (trial / "outcome.json").exists()}
+    return {trial: pid for trial, pid in found.items() if pid is not None and alive(pid)}
+
+
+@pytest.fixture(scope="session")
+def prefect_env(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Iterator[dict[str, str]]:
+    """The environment of flows on one server for all tests of a worker."""
+    with server(tmp_path_factory.mktemp("prefect"), project) as (env, _):
+        yield env
 
 
 @contextmanager
