@@ -104,7 +104,7 @@ def _chosen(name: str | None, root: Path) -> str:
 
 def _print(found: Sensitivity) -> None:
     console = Console(markup=False, highlight=False)
-    console.print(headline(found.to_dict()))
+    console.print(headline(found.to_dict()), soft_wrap=True)
     if (best := found.recommendation) is not None:
         lines = Table("setting", "recommended", "may lie within", "importance: loss", "failure")
         for one in best.reach:
@@ -114,10 +114,11 @@ def _print(found: Sensitivity) -> None:
             lines.add_row(one.name, _brief(one.value), _within(one), *weights)
         console.print(lines)
         loss = "" if best.robust.loss is None else f"loss {best.robust.loss:.3f} over {best.robust.seeds} seeds"
-        console.print(f"robust recipe: {loss}; best single run: {best.best_loss:.3f}; P(success) {_share(best.success)}")
+        told = f"robust recipe: {loss}; best single run: {best.best_loss:.3f}; P(success) {_share(best.success)}"
+        console.print(told, soft_wrap=True)
     for early in found.early:
-        console.print(f"early warning at {early.fraction:.0%} of the budget: {_warning(early)}")
-    console.print("\n".join(found.notes))
+        console.print(f"early warning at {early.fraction:.0%} of the budget: {_warning(early)}", soft_wrap=True)
+    console.print("\n".join(found.notes), soft_wrap=True)
 
 
 def _warning(early: Early) -> str:
