@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 
 from limoe.sweep.axes import Axis
 from limoe.sweep.findings import Choice
+from limoe.sweep.points import VALIDATION_BATCH
 from limoe.sweep.rows import Row
 
 Array = NDArray[np.float64]
-CHANCE = math.log(256)  # nats: the objective is measured among 256 pairs
+CHANCE = math.log(VALIDATION_BATCH)  # nats
 FAILED = ("diverged", "collapsed", "unhealthy", "oom")
 WIDTHS = (0.1, 0.2, 0.4, math.inf)
 START = 0.2
