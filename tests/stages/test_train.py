@@ -23,7 +23,9 @@ from limoe.files import sha256_file
 from limoe.model.io import ModelConfig
 from limoe.paths import Paths
 from limoe.stages import train
+from limoe.tracking import Tracker
 from limoe.train.checkpoint import Checkpoints
+from limoe.train.health import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,56 @@ def test_a_second_trainer_is_refused_and_told_who_holds_the_place(paths):
         process.stdin.close()
         process.wait()
     train.run(recipe(), paths, "dense")
+
+
+HASTY = ("train.steps=12", "train.lr=1.0e-7", "train.log_every=2", "train.health.window=4", "train.health.grace=0.5")
+
+
+def test_an_alarm_warns_in_one_line_and_is_among_the_outs(paths, capsys):
+    train.run(recipe(*HASTY), paths, "dense")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
+    (alarm,) = json.loads((paths.train("dense") / "health.json").read_text())["alarms"]
+    assert alarm["name"] == "loss-at-chance"
+    assert alarm["step"] == 8  # the first row after half of the steps
+    assert line == f"warning: train dense: loss-at-chance at step 8: {alarm['evidence']}; see docs/health.md"
+
+
+def test_an_alarm_that_stops_leaves_no_outs_and_is_not_trained_again(paths, capsys):
+    for _ in range(2):
+        with pytest.raises(Stopped, match=r"stopped at step 8: loss-at-chance: .* usually helps: another train\.lr"):
+            train.run(recipe(*HASTY, "train.health.action=stop"), paths, "dense")
+    assert not paths.train("dense").exists()
+    out = capsys.readouterr().out
+    assert "continuing from step 8 of 12" in out
+    assert "warning" not in out  # the error says it
+
+
+def test_the_tracker_gets_the_alarms_and_the_bad_batches(paths, monkeypatch):
+    class Remembering(Tracker):
+        tags, files = {}, []
+
+        def set_tags(self, tags):
+            self.tags.update(tags)
+
+        def log_artifact(self, path, folder=None):
+            self.files.append((path.name, folder))
+
+    monkeypatch.setattr(train, "open_tracker", lambda *_: Remembering())
+    train.run(recipe(*HASTY), paths, "dense")
+    assert Remembering.tags["alarm"] == "loss-at-chance"
+    with pytest.raises(Stopped):
+        train.run(recipe("train.lr=1.0e30", "train.max_bad_steps=3"), paths, "limoe")
+    assert Remembering.tags["alarm"] == "diverged"
+    assert Remembering.files == [("dense", "train"), ("bad_batches.jsonl", "train")]
+
+
+def test_the_keys_of_bad_batches_are_among_the_outs(paths):
+    with pytest.raises(Stopped, match=r"diverged: .* not finite for 3 steps in a row"):
+        train.run(recipe("train.lr=1.0e30", "train.max_bad_steps=3"), paths, "limoe")
+    train.run(recipe("train.lr=1.0e30", "train.max_bad_steps=6"), paths, "limoe")
+    bad = [json.loads(line) for line in (paths.train("limoe") / "bad_batches.jsonl").read_text().splitlines()]
+    assert [len(row["keys"]) for row in bad] == [16] * len(bad)
+    assert json.loads((paths.train("limoe") / "metrics.json").read_text())["skipped_steps"] == len(bad) > 2
 
 
 def test_load_is_open_clip_shaped(paths):
