@@ -12,10 +12,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro test lint types bench ui prefect constraints clean
+.PHONY: help repro test lint types bench sensitivity-docs ui prefect constraints clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; name one with make PYTHON=..." >&2; exit 2; }
@@ -41,6 +41,9 @@ bench: $(STAMP) ## install peers too, then measure this machine: some minutes ea
 	python -m benchmarks.moe --json .limoe/bench/moe.json
 	python -m benchmarks.step --json .limoe/bench/step.json
 	python -m benchmarks.contrastive --json .limoe/bench/contrastive.json
+
+sensitivity-docs: $(STAMP) ## rebuild docs/sensitivity.md and its pictures from the tables of trials beside them
+	python -m limoe.sweep.study_page
 
 ui: $(STAMP) ## MLflow on this machine, http://127.0.0.1:5000
 	mlflow ui --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri sqlite:///mlflow.db

@@ -58,7 +58,7 @@ def headline(facts: Facts) -> str:
         return "No variant can be told from the full recipe yet: that takes two seeds of each."
     if not worse and not better:
         return f"None of {len(compared)} variants is shown to be worse or better than the full recipe."
-    told = f"{len(worse)} of {len(compared)} variants are worse than the full recipe{_most(worse, -1)}"
+    told = f"{len(worse)} of {len(compared)} variants are shown to be worse than the full recipe{_most(worse, -1)}"
     return f"{told}; {len(better)} better{_most(better, 1)}." if better else f"{told}; none is shown to be better."
 
 

@@ -21,7 +21,7 @@ def forest(lines: Sequence[Facts]) -> Figure:
     zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": {"color": "@quiet", "width": 1}}
     layout = base_layout(
         80 + ROW * len(lines),
-        xaxis=axis(title=titled("loss minus the full recipe's, nats (right is worse)")),
+        xaxis=axis(title=titled("loss minus full, nats")),
         yaxis=axis(autorange="reversed", automargin=True, showgrid=False, type="category"),
         shapes=[zero],
         showlegend=False,

@@ -1,0 +1,201 @@
+"""The report of a sweep: what it says is what the facts say, in every form; drawn by a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+
+import plotly.graph_objects as go
+import pytest
+from studykit import SPACE, rows
+
+from limoe.report import failure_figures, failure_tables, sensitivity_figures, sensitivity_tables
+from limoe.report.document import Figure, Grid
+from limoe.report.markdown import body, to_markdown
+from limoe.report.page import to_html
+from limoe.report.sensitivity import headline, tell
+from limoe.report.sensitivity_stills import stills
+from limoe.report.style import CSS
+from limoe.report.values import middle, position
+from limoe.sweep.pages import report_sweep, trials_of
+from limoe.sweep.rows import to_table
+from limoe.sweep.sensitivity import analyse
+
+
+def told(some):
+    table = to_table(some, SPACE)
+    found = analyse(table)
+    return found.to_dict(), trials_of(table, found)
+
+
+@pytest.fixture(scope="module")
+def known():
+    return told(rows(40))
+
+
+@pytest.fixture(scope="module")
+def document(known):
+    return tell(*known, "small")
+
+
+def figures(document):
+    for block in (one for section in document.sections for one in section.blocks):
+        if isinstance(block, Figure):
+            yield block
+        elif isinstance(block, Grid):
+            yield from block.figures
+
+
+def test_the_page_has_what_was_asked_for(document):
+    markdown = to_markdown(document, "report.html")
+    for title in (
+        "What to use",
+        "How far it may move",
+        "What decides success",
+        "Importances",
+        "How failure looks",
+        "Early warning",
+    ):
+        assert f"## {title}" in markdown
+    ids = {figure.id for figure in figures(document)}
+    assert {"success-train-lr", "success-model-moe-k", "importances", "failures", "roc", "reach"} <= ids
+    assert any(one.startswith("pair-") for one in ids)
+
+
+def test_the_recipe_stands_beside_the_best_run_with_its_values(known):
+    facts, _ = known
+    table = sensitivity_tables.recipe_table(facts)
+    found = facts["recommendation"]
+    assert list(table.columns)[:1] + list(table.columns)[-1:] == ["Setting", "Best single run"]
+    row = next(row for row in table.rows if row[0].text == "`train.lr`")
+    assert row[1].text == f"{found['robust']['values']['train.lr']:.3g}"
+    assert row[-1].text == f"{found['best_run']['values']['train.lr']:.3g}"
+
+
+def test_outcomes_are_counted_as_they_are(known):
+    facts, trials = known
+    table = failure_tables.outcome_table(facts)
+    counted = {row[0].text.strip("`"): int(row[1].text) for row in table.rows}
+    some = rows(40)
+    for kind in ("ok", "collapsed", "diverged"):
+        assert counted[kind] == sum(row.kind == kind for row in some)
+    grouped = failure_figures.by_kind(facts, trials)
+    assert sum(len(mine) for mine in grouped.values()) == len(some) == len(trials)
+    assert len(grouped["succeeded"]) == facts["counts"]["successes"]
+
+
+def test_the_interval_of_a_bin_is_drawn_where_it_lies(known):
+    facts, _ = known
+    curve = next(one for one in facts["curves"] if one["name"] == "model.moe.k")
+    trace = sensitivity_figures.success_curve(facts, curve).data[0]
+    first = next(one for one in curve["bins"] if one["share"]["probability"] is not None)
+    assert trace["x"][0] == str(first["choice"])
+    assert trace["y"][0] + trace["error_y"]["array"][0] == pytest.approx(100 * first["share"]["upper"], abs=0.02)
+    assert trace["y"][0] - trace["error_y"]["arrayminus"][0] == pytest.approx(100 * first["share"]["lower"], abs=0.02)
+
+
+def test_places_on_an_axis_by_hand():
+    log = {"choices": None, "log": True, "low": 1e-4, "high": 1e-2}
+    assert position(log, 1e-3) == pytest.approx(0.5)
+    assert position({"choices": [8, 16, 32]}, 16) == 0.5
+    assert position({"choices": None, "log": False, "low": 1, "high": 3}, 1.5) == 0.25
+    assert middle({"low": 2, "high": 4}, log=False) == 3
+
+
+def test_finals_are_the_figures_to_quote(known):
+    facts, _ = known
+    robust = facts["recommendation"]["robust"]["point"]
+    final = replace(next(row for row in rows(40) if row.point == robust), phase="final", kind="ok")
+    fresh = [replace(final, seed=1000, loss=3.0, fingerprint="a"), replace(final, seed=1001, loss=3.2, fingerprint="b")]
+    again, _ = told([*rows(40), *fresh])
+    row = sensitivity_tables.finals_table(again).rows[0]
+    assert (row[0].text, row[1].text, row[1].note) == ("Robust recipe", "3.100", "sd 0.141")
+    assert row[2].text == "3.000 to 3.200"
+    assert "figures to quote" in to_markdown(tell(again, []), "p")
+
+
+def test_every_figure_is_one_that_plotly_accepts_in_known_colours(document):
+    def plain(value):
+        if isinstance(value, str):
+            return "#123456" if value.startswith("@") else value
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items()}
+        return [plain(one) for one in value] if isinstance(value, list) else value
+
+    light, dark = CSS.split("prefers-color-scheme: dark")
+    for figure in figures(document):
+        go.Figure(data=plain(list(figure.data)), layout=plain(figure.layout))
+        for name in re.findall(r'"@([\w-]+)"', json.dumps([list(figure.data), figure.layout])):
+            assert f"--{name}:" in light
+            assert f"--{name}:" in dark
+
+
+def test_equal_facts_give_equal_pages(known, document):
+    assert to_html(tell(*known, "small")) == to_html(document)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_few_trials_are_said_to_be_few(count):
+    facts, trials = told(rows(count))
+    page = to_markdown(tell(facts, trials), "p")
+    assert "there are no trials" in page.lower() or "few" in page
+    assert isinstance(stills(facts, trials), dict)
+
+
+def test_a_space_of_failures_recommends_nothing():
+    failed = [replace(row, kind="diverged", loss=None, step=20) for row in rows(12)]
+    facts, trials = told(failed)
+    assert "too few ended" in headline(facts)
+    assert "## What to use" not in to_markdown(tell(facts, trials), "p")
+
+
+def test_pictures_take_the_place_of_figures(document):
+    grid = next(block for section in document.sections for block in section.blocks if isinstance(block, Grid))
+    text = "\n".join(body(document, "", {grid.figures[0].id: "s.png", "roc": "r.png"}, level=3))
+    assert text.count("](s.png)") == text.count("](r.png)") == 1
+    assert "drawn in" not in text
+    assert "### What to use" in text
+
+
+def test_a_sweep_of_two_hundred_trials_is_reported_in_seconds(tmp_path):
+    from limoe.sweep import table as tables
+
+    tables.write(to_table(rows(200), SPACE), tmp_path / "trials.parquet")
+    start = time.perf_counter()
+    report_sweep(tmp_path)
+    assert time.perf_counter() - start < 60  # 4 s on an idle core
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        f"{name}.png" for name in ("success", "pair", "importances", "failures", "roc")
+    }
+    assert json.loads((tmp_path / "sensitivity.json").read_text())["counts"]["trials"] == 200
+    assert (tmp_path / "report.md").read_text().startswith("# Sensitivity of limoe")
+
+
+PROBE = """<script>setTimeout(() => {
+const plots = [...document.querySelectorAll(".plot")];
+document.title = JSON.stringify({
+  drawn: plots.filter(plot => plot.querySelector("path, image")).length, plots: plots.length,
+  wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+});}, 2000);</script></body>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium: apt-get install chromium")
+def test_a_browser_draws_every_figure(document, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(to_html(document).replace("</body>", PROBE), encoding="utf-8")
+    command = [
+        "chromium",
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--enable-logging=stderr",
+    ]
+    command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
+    found = subprocess.run([*command, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in found.stderr, found.stderr
+    state = json.loads(re.search(r"<title>(.*?)</title>", found.stdout).group(1).replace("&quot;", '"'))
+    assert state["drawn"] == state["plots"] >= 8
+    assert state["wide"] == 0
