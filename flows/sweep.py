@@ -16,6 +16,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
+from prefect.utilities.urls import url_for
 
 from flows.pipeline import artifact_key
 from flows.progress import Progress, conclusion
@@ -100,7 +101,7 @@ def say_where(plan: Plan, concurrency: int) -> None:
     what = f"{settings.trials} points of {settings.contestant} over {', '.join(plan.space.names)}"
     print(f"sweep {settings.name}: {what}; {settings.sampler}, pruner {settings.pruner}, {concurrency} at a time")
     print(f"MLflow: {mlflow_place(plan)}")
-    page = flow_run.ui_url if get_current_settings().api.url else None
+    page = url_for("flow-run", flow_run.id) if get_current_settings().api.url else None
     print(f"Prefect: {page or 'a temporary server without a page; `make prefect` starts one'}")
 
 

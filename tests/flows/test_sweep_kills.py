@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -92,3 +94,25 @@ def test_two_dask_workers_share_a_sweep_and_one_may_be_killed(
     assert sorted(launches(sweep)) == [1, 1, 1, 2]
     assert len(recorded(root)) == 4
     assert len(states(prefect_env, "flow_runs")) == before + 1
+
+
+def test_a_deployment_runs_through_a_worker(tiny_data: Path, prefect_env: dict[str, str], tmp_path: Path, project: Path) -> None:
+    root = sweep_project(tmp_path / "project", tiny_data, "train.max_bad_steps=1")
+    (root / "space.yaml").write_text("train.lr: {choices: [1.0e+30]}")  # no recipe comes of that, so no trial on fresh seeds
+    params = {"name": "w", "trials": 1, "seeds": 1, "space": "space.yaml", "params": str(root / "params.yaml")}
+    given = [part for key, value in params.items() for part in ("--param", f"{key}={value}")]
+    for arguments in (
+        ["work-pool", "create", "limoe", "--type", "process"],
+        ["deploy", "--name", "limoe-sweep"],
+        ["deployment", "run", "limoe-sweep/limoe-sweep", *given],
+        ["worker", "start", "--pool", "limoe", "--run-once"],
+    ):
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        done = subprocess.run(command, cwd=project, env=prefect_env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (trial,) = (root / "runs" / "sweeps" / "w").glob("trials/*/outcome.json")
+    outcome = read_outcome(trial.parent)
+    assert outcome is not None
+    assert outcome.kind == "diverged"
+    assert (root / "runs" / "sweeps" / "w" / "report.html").exists()
+    assert list(recorded(root)) == [trial.parent.name]
