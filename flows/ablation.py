@@ -96,7 +96,7 @@ def run_ablation(request: Request) -> None:
             start, before = time.monotonic(), study.ended
 
             def ended(work: Work, outcome: Outcome) -> None:
-                recorder.record(work.folder)
+                recorder.attempt(work.folder)
                 print(_line(study, work, outcome, (time.monotonic() - start) / max(1, study.ended - before)))
 
             runner = task_runner(request.runner, request.address, request.concurrency)

@@ -84,7 +84,7 @@ def run_sweep(plan: Plan, request: Request) -> None:
 
             def ended(work: Work, outcome: Outcome) -> None:
                 print(progress.line(work, outcome))
-                recorder.record(work.folder)
+                recorder.attempt(work.folder)
 
             runner = task_runner(request.runner, request.address, request.concurrency)
             run_all(study, runner, request.concurrency, plan.paths.prepared, threads, ended)

@@ -39,7 +39,8 @@ class Recorder:
     def __init__(self, tracker: Tracker, folder: Path) -> None:
         self._tracker = tracker
         self._folder = folder
-        self._known = tracker.ended_children()
+        self._before = tracker.ended_children()
+        self._recorded: set[str] = set()
         self._seen: set[str] = set()
         self._best = math.inf
 
@@ -62,23 +63,35 @@ class Recorder:
         for trial in sorted(ended, key=lambda folder: (_stamp(folder), folder.name)):
             self.record(trial)
 
+    def attempt(self, trial: Path) -> None:
+        """Record the trial if the store allows that now; a store that is away for a while ends no sweep."""
+        try:
+            self.record(trial)
+        except Exception as error:
+            told = " ".join(str(error).split())
+            print(
+                f"MLflow has not taken trial {trial.name} ({told}): it is recorded at the end, or when the sweep is started again"
+            )
+
     def record(self, trial: Path) -> None:
         """Record the trial in this directory, which has ended, unless it is there already."""
         outcome = read_outcome(trial)
-        if outcome is None or trial.name in self._seen:
+        if outcome is None or trial.name in self._recorded:
             return
         self._seen.add(trial.name)
         if outcome.kind == "ok" and outcome.loss is not None:
             self._best = min(self._best, outcome.loss)
-        if self._tracker.run_id is None or trial.name in self._known:
-            return
+        if self._tracker.run_id is not None and trial.name not in self._before:
+            self._tell(trial, outcome)
+        self._recorded.add(trial.name)
+
+    def _tell(self, trial: Path, outcome: Outcome) -> None:
         best = {} if math.isinf(self._best) else {"best": self._best}
         self._tracker.log_rows([{"step": len(self._seen), "time": _stamp(trial), "finished": len(self._seen), **best}])
         spec, tags = read_spec(trial), _tags(trial, outcome)
         with self._tracker.child(trial.name, f"{tags.get('group') or tags.get('point')} seed {spec.seed}", tags) as run:
             run.log_params({**spec.values, "seed": spec.seed})
             run.log_rows(list(_rows(trial, outcome)))
-        self._known.add(trial.name)
 
     def keep_results(self) -> None:
         """Keep the table of trials, the report and what else the sweep's folder holds of RESULTS, in its run."""

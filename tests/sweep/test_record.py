@@ -151,6 +151,21 @@ def test_what_failed_has_no_objective_and_what_is_not_finite_is_left_out(root: P
     assert run.data.tags["evidence"] == "y" * 5000
 
 
+def test_a_store_that_is_away_for_a_while_ends_no_sweep(
+    root: Path, machine: MachineParams, client: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root / "runs" / "away"
+    trial = ended(folder, "gggg")
+    with open_recorder(machine, root, folder, {}) as recorder:
+        with monkeypatch.context() as away:
+            away.setattr(recorder._tracker, "child", lambda *_: {}["no\n route"])
+            recorder.attempt(trial)
+        assert capsys.readouterr().out.startswith("MLflow has not taken trial gggg ('no\\n route'): it is recorded at the end")
+        assert children(client, recorder._tracker.run_id or "") == {}
+    assert set(children(client, parent_of(client, folder).info.run_id)) == {"gggg"}
+    assert [point.value for point in client.get_metric_history(parent_of(client, folder).info.run_id, "finished")] == [1]
+
+
 def test_curves_are_thinned(root: Path, machine: MachineParams, client: Any) -> None:
     folder = root / "runs" / "long"
     trial = ended(folder, "eeee", rows=1001)
