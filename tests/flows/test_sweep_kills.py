@@ -18,7 +18,9 @@ from sweepkit import wait_for
 from limoe.sweep.outcome import read_outcome
 from limoe.sweep.trial import START, create, read_spec, run_trial
 
-SLOW = ("train.steps=60", "train.warmup=2")  # a second and a half, in which a trial can be met
+NEVER = ("placed=0", "effective=0", "dead=1", "chance=100", "diverged=100", "logit_scale=100")  # no alarm, whatever the processor
+SLOW = ("train.steps=60", *(f"train.health.{name}" for name in NEVER))  # a second and a half, in which a trial can be met
+LONG = 150  # seconds, where the cores are shared with other tests
 pytestmark = pytest.mark.xdist_group("server")
 
 
@@ -57,10 +59,10 @@ def test_a_killed_trial_and_a_killed_flow_go_on(tiny_data: Path, prefect_env: di
     sweep = root / "runs" / "sweeps" / "k"
     arguments = ("k", "--trials", "1", "--seeds", "1")
     flow = start_sweep(root, prefect_env, *arguments)
-    wait_for("the first trial", lambda: bool(at_work(sweep)))
+    wait_for("the first trial", lambda: bool(at_work(sweep)), LONG)
     ((first, pid),) = at_work(sweep).items()
     os.kill(pid, signal.SIGKILL)  # the flow starts it again
-    wait_for("the second trial", lambda: first not in at_work(sweep) and bool(at_work(sweep)))
+    wait_for("the second trial", lambda: first not in at_work(sweep) and bool(at_work(sweep)), LONG)
     (pid,) = at_work(sweep).values()
     flow.kill()
     flow.wait()
@@ -84,7 +86,7 @@ def test_two_dask_workers_share_a_sweep_and_one_may_be_killed(
     sweep = root / "runs" / "sweeps" / "d"
     before = len(states(prefect_env, "flow_runs"))
     flow = start_sweep(root, prefect_env, "d", "--trials", "2", "--seeds", "1", "--runner", "dask", "--concurrency", "2")
-    wait_for("two trials at a time", lambda: len(at_work(sweep)) == 2)
+    wait_for("two trials at a time", lambda: len(at_work(sweep)) == 2, LONG)
     workers = {parent_of(pid) for pid in at_work(sweep).values()}
     assert len(workers - {flow.pid}) == 2
     pid = next(iter(at_work(sweep).values()))
