@@ -14,7 +14,7 @@ from rich.table import Table
 
 from limoe.config import SHARED, Params
 from limoe.errors import UserError
-from limoe.files import flatten, write_text
+from limoe.files import flatten, read_json, write_text
 from limoe.overlay import dump_document, load_document, merge
 from limoe.paths import Paths
 from limoe.report.sensitivity import headline
@@ -23,10 +23,12 @@ from limoe.sweep.findings import Early, Reach, Sensitivity, Share
 from limoe.sweep.pages import report_sweep
 from limoe.sweep.rows import to_rows
 from limoe.sweep.sensitivity import analyse
+from limoe.sweep.storage import RECORD
 
 BUDGET = ("steps", "seed", "threads", "checkpoint_every", "log_every")  # of train: never taken from a sweep
 DIGITS = 4  # significant ones of a recommended number
 TABLE = ".parquet"
+NAMED = 6  # settings that a remark names
 
 
 def show(name: str | None, params: Path, apply: bool, as_json: bool) -> str:
@@ -41,6 +43,7 @@ def show(name: str | None, params: Path, apply: bool, as_json: bool) -> str:
         _print(found)
     if apply:
         changed, left = apply_recommendation(found, table, params)
+        left += other_base(folder, table, found.contestants[0], params)
         told = [*(f"{key}: {old} -> {new}" for key, (old, new) in changed.items()), *left]
         if not as_json:
             print("\n".join(told or [f"{params} has these values already"]))
@@ -61,13 +64,15 @@ def apply_recommendation(found: Sensitivity, table: pa.Table, params: Path) -> t
     contestant, document = found.contestants[0], load_document(params)
     remarks, changes, changed = _budget(table, document), {}, {}
     before = flatten(document)
-    for name, value in _with_ties(found.recommendation.robust.values, tables.space_of(table) or {}).items():
+    space = tables.space_of(table) or {}
+    for name, value in _with_ties(found.recommendation.robust.values, space).items():
         key, why = _key(name, contestant, before)
+        new = _short(value, space.get(space.get(name, {}).get("equal", name), {}))
         if why:
             remarks.append(f"{name} = {value} is left alone: {why}")
-        elif before.get(key, "nothing") != _short(value):
-            changes[key] = _short(value)
-            changed[key] = (before.get(key, "nothing"), _short(value))
+        elif before.get(key, "nothing") != new:
+            changes[key] = new
+            changed[key] = (before.get(key, "nothing"), new)
     if found.recommendation.at_risk:
         remarks.append("at risk: even this recipe succeeds in less than 90% of trainings like it")
     merge(document, _nested(changes))
@@ -75,6 +80,28 @@ def apply_recommendation(found: Sensitivity, table: pa.Table, params: Path) -> t
     if changes:
         write_text(params, dump_document(document))
     return changed, remarks
+
+
+def other_base(folder: Path | None, table: pa.Table, contestant: str, params: Path) -> list[str]:
+    """A remark if settings that were not searched have another value in the file `params` than in the sweep of `folder`: what was
+    best there need not be best here. Without a folder, or its record, nothing is known of them."""
+    if folder is None or not (folder / RECORD).is_file():
+        return []
+    record, space = read_json(folder / RECORD), tables.space_of(table) or {}
+    there, here = (_settings(one, contestant) for one in (record["params"], Params.load(params).model_dump(mode="json")))
+    differ = [name for name in there if name not in space and name in here and there[name] != here[name]]
+    if not differ:
+        return []
+    told = [f"{name} = {there[name]} (here {here[name]})" for name in differ[:NAMED]]
+    more = f" and {len(differ) - NAMED} more" if len(differ) > NAMED else ""
+    return [f"the sweep had {', '.join(told)}{more}: the recipe was found for these"]
+
+
+def _settings(document: Mapping[str, Any], contestant: str) -> dict[str, Any]:
+    """What the contestant trains with, by dotted name, without what belongs to the budget or names failures."""
+    train = {**document["train"], **document["contestants"].get(contestant, {})}
+    left = {key: value for key, value in train.items() if key not in (*BUDGET, "health")}
+    return flatten({"model": document["model"], "train": left})
 
 
 def _read(name: str | None, paths: Paths) -> tuple[Path | None, pa.Table, Sensitivity]:
@@ -145,8 +172,12 @@ def _brief(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _short(value: Any) -> Any:
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+def _short(value: Any, spec: Mapping[str, Any]) -> Any:
+    """A number drawn from a range with few digits, unless that leads out of the range; any other value as it was tried."""
+    if not isinstance(value, float) or "choices" in spec or spec.get("step") is not None:
+        return value
+    short = float(f"{value:.{DIGITS}g}")
+    return short if spec.get("low", short) <= short <= spec.get("high", short) else value
 
 
 def _with_ties(values: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from limoe.cli import app
 from limoe.config import Params
 from limoe.errors import UserError
+from limoe.files import write_json
 from limoe.sensitivity import apply_recommendation
 from limoe.sweep.rows import to_table
 from limoe.sweep.sensitivity import analyse
@@ -77,6 +78,40 @@ def test_what_limoe_changes_of_its_own_is_changed_there(copy: Path) -> None:
     copy.write_text(copy.read_text().replace("  limoe: {}", "  limoe: {lr: 0.002}"))
     changed, _ = applied(copy)
     assert changed == {"contestants.limoe.lr": (0.002, 0.001235)}
+
+
+@pytest.mark.parametrize(
+    "name, spec, value, written",
+    [
+        ("train.beta2", {"low": 0.9, "high": 0.99999}, 0.99996, 0.99996),  # four digits would be 1.0, which is not allowed
+        ("train.init_scale", {"low": 1.0, "high": 20.0}, 12.34567, 12.35),
+        ("model.moe.tau_text", {"choices": [1.0986123, 2.0794415]}, 2.0794415, 2.0794415),  # a choice stays what it is
+        ("train.init_scale", {"low": 1.00005, "high": 2.00005, "step": 0.5}, 1.50005, 1.50005),
+    ],
+)
+def test_a_number_is_shortened_within_its_range_alone(
+    copy: Path, name: str, spec: dict[str, Any], value: float, written: float
+) -> None:
+    rows = [replace(row(i, loss=3.0 + i), values={name: value}) for i in range(2)]
+    known = to_table(rows, {name: spec})
+    changed, _ = apply_recommendation(analyse(known), known, copy)
+    assert changed[name][1] == written
+
+
+def test_a_recipe_found_beside_other_settings_is_remarked_on(copy: Path) -> None:
+    folder = copy.parent / "runs" / "sweeps" / "stress"
+    write(table(), folder / "trials.parquet")
+    base = Params.load(copy).model_dump(mode="json")
+    base["model"]["moe"]["experts"], base["train"]["lr"], base["train"]["steps"] = 64, 0.5, 400
+    write_json(folder / "sweep.json", {"params": base})
+    result = CliRunner().invoke(app, ["sensitivity", "--params", str(copy), "--apply"])
+    assert result.exit_code == 0, result.output
+    remark = next(line for line in result.stdout.splitlines() if "the sweep had" in line)
+    assert "model.moe.experts = 64 (here " in remark
+    assert "train.lr" not in remark  # searched
+    assert "train.steps" not in remark  # said already
+    write_json(folder / "sweep.json", {"params": Params.load(copy).model_dump(mode="json")})
+    assert "the sweep had" not in CliRunner().invoke(app, ["sensitivity", "--params", str(copy), "--apply"]).stdout
 
 
 def test_values_that_are_there_already_change_nothing(copy: Path) -> None:
