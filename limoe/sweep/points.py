@@ -4,6 +4,7 @@ How each outcome counts:
 - ok, unhealthy and collapsed trials that ran to their end count with their loss: collapse is no loss, and the report judges it;
 - diverged ones, and any other stopped by its alarm, count with 1.5 ln(batch), worse than chance, so that a sampler avoids them;
 - a pruned first trial makes the point pruned: it stands with its last report, censored, and is not repeated;
+- their seconds count as if they had gone on to the end: a recipe is not cheap because it fails early;
 - oom, killed and error say nothing about the loss: a point with no other trial has failed, and teaches the sampler nothing;
 - killed and error are retried once (`RETRIED`): a machine may have caused them.
 """
@@ -49,11 +50,20 @@ def trial_loss(outcome: Outcome) -> float | None:
     return PENALTY
 
 
+def trial_seconds(outcome: Outcome) -> float:
+    """What the whole training takes, or would have taken.
+
+    >>> trial_seconds(Outcome("diverged", step=100, evidence="", steps_planned=400, seconds=15.0))
+    60.0
+    """
+    return outcome.seconds * max(1.0, outcome.steps_planned / max(1, outcome.step))
+
+
 def judge(outcomes: Sequence[Outcome]) -> Verdict:
     """The verdict on a point from its trials (at least one) in the order of their seeds."""
     if outcomes[0].kind == "pruned":
         return Verdict("pruned")
-    counted = [(loss, outcome.seconds) for outcome in outcomes if (loss := trial_loss(outcome)) is not None]
+    counted = [(loss, trial_seconds(outcome)) for outcome in outcomes if (loss := trial_loss(outcome)) is not None]
     if not counted:
         return Verdict("fail")
     return Verdict(

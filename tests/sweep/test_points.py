@@ -57,7 +57,9 @@ def test_verdicts() -> None:
     assert judge([outcome(loss=2.0, seconds=10), outcome(loss=4.0, seconds=30)]) == Verdict("complete", 3.0, 20.0, True)
     assert judge([outcome(loss=2.0), outcome("collapsed", 4.0)]) == Verdict("complete", 3.0, 60.0, False)
     assert judge([outcome(loss=2.0), outcome("oom", None)]) == Verdict("complete", 2.0, 60.0, False)
-    assert judge([outcome("diverged", None, 3)]) == Verdict("complete", PENALTY, 60.0, False)
+    # 60 s for 3 of 100 steps: 2,000 s for all of them
+    assert judge([outcome("diverged", None, 3)]) == Verdict("complete", PENALTY, pytest.approx(2000.0), False)
+    assert judge([outcome("diverged", None, 0, seconds=0.0)]) == Verdict("complete", PENALTY, 0.0, False)
     assert judge([outcome("pruned", 2.0)]) == Verdict("pruned")
     assert judge([outcome("killed", None)]) == judge([outcome("error"), outcome("oom")]) == Verdict("fail")
 
