@@ -15,6 +15,7 @@ from limoe.sweep.role import Phase, Role, read_role, write_role
 from limoe.sweep.spec import TrialSpec, create
 from limoe.sweep.work import Work
 
+TRIALS = "trials"  # in the sweep's folder
 FIRST_OUTCOME = "outcome.1.json"  # of a trial that was retried
 
 
@@ -31,7 +32,7 @@ class Directories:
     def __init__(
         self, folder: Path, space: Resolver, params: Params, contestant: Contestant, reports: int, data_hash: str
     ) -> None:
-        self._folder = folder / "trials"
+        self._folder = folder / TRIALS
         self._space = space
         self._params = params
         self._contestant: Contestant = contestant

@@ -23,7 +23,7 @@ from limoe.errors import UserError
 from limoe.files import read_json, write_json
 from limoe.paths import Paths
 from limoe.sweep.dimension import Value
-from limoe.sweep.directories import FIRST_OUTCOME, Directories
+from limoe.sweep.directories import FIRST_OUTCOME, TRIALS, Directories
 from limoe.sweep.outcome import Outcome
 from limoe.sweep.points import FINAL_SEEDS, Verdict, judge, promising
 from limoe.sweep.reports import read_reports
@@ -63,6 +63,7 @@ class Sweep:
         sampler = make_sampler(settings.sampler, space, settings.seed, objectives)
         pruner = make_pruner(settings.pruner, settings.reports, objectives)
         keep_record(self.folder, self._record(params, data_hash), may_change=("trials",))
+        (self.folder / TRIALS).mkdir(parents=True, exist_ok=True)  # for the report, if every point is refused
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
             storage=open_storage(self.folder, settings.storage),
@@ -160,8 +161,12 @@ class Sweep:
             self._points.append(_Point(frozen.number, {}, None, verdict=Verdict("fail")))
         else:
             point = _Point(frozen.number, self.space.normal(frozen.params), None)
-            outcomes = self._outcomes(point)
-            point.verdict = judge(outcomes) if outcomes else Verdict("fail")
+            if not (outcomes := self._outcomes(point)):
+                raise UserError(
+                    f"{self.folder}: point {point.number} is in the study {self.settings.name}, and its trial has no directory "
+                    "with an outcome here: put it back, or start anew under another name"
+                )
+            point.verdict = judge(outcomes)
             self._points.append(point)
 
     def _add(self, trial: optuna.Trial) -> _Point:

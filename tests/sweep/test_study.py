@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from limoe.config import Params
 from limoe.errors import UserError
 from limoe.paths import Paths
 from limoe.sweep.outcome import Outcome, read_outcome, write_outcome
+from limoe.sweep.pages import report_sweep
 from limoe.sweep.points import FINAL_SEEDS, PENALTY
 from limoe.sweep.reports import append_report
 from limoe.sweep.role import Role, read_role
@@ -212,6 +214,28 @@ def test_values_that_do_not_fit_together_are_a_point_without_a_trial(tmp_path: P
     assert made(tmp_path, base, document, sampler="grid", trials=4, seeds=1).done
 
 
+def test_a_sweep_whose_points_are_all_refused_can_be_reported(tmp_path: Path, base: Params) -> None:
+    document = {"model.moe.experts": {"choices": [2, 4]}, "model.moe.k": {"choices": [1, 4]}}
+    refused = next(seed for seed in range(20) if _first(tmp_path / str(seed), base, document, seed) is None)
+    sweep = made(tmp_path / str(refused), base, document, trials=1, seed=refused)
+    assert sweep.done
+    found, _ = report_sweep(sweep.folder)
+    assert found.counts.trials == 0
+
+
+def _first(root: Path, base: Params, document: Any, seed: int) -> Work | None:
+    return made(root, base, document, trials=1, seed=seed).next()
+
+
+def test_a_study_whose_directories_are_gone_is_refused(tmp_path: Path, base: Params) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    sweep = Runner().drive(made(tmp_path, base, trials=2, seeds=1, storage=url))
+    assert sweep.done
+    shutil.rmtree(sweep.folder)
+    with pytest.raises(UserError, match=r"point 0 .* has no directory .* another name"):
+        made(tmp_path, base, trials=2, seeds=1, storage=url)
+
+
 # what Optuna is told
 
 
@@ -252,8 +276,10 @@ def test_what_a_machine_may_have_caused_is_retried_once(tmp_path: Path, base: Pa
 
 
 def test_cost_as_a_second_objective(tmp_path: Path, base: Params) -> None:
-    sweep = Runner().drive(made(tmp_path, base, trials=3, seeds=1, objectives=("loss", "seconds"), sampler="tpe"))
-    assert [values[1] for *_, values, _ in told(sweep)] == [2.0 if values[0] < PENALTY else 1.0 for *_, values, _ in told(sweep)]
+    sweep = Runner().drive(made(tmp_path, base, trials=12, seeds=1, objectives=("loss", "seconds"), sampler="sobol"))
+    assert {values[0] < PENALTY for *_, values, _ in told(sweep)} == {True, False}
+    # 1 s for 3 of 12 steps is 4 s for all: what diverges early is not cheap
+    assert [values[1] for *_, values, _ in told(sweep)] == [2.0 if values[0] < PENALTY else 4.0 for *_, values, _ in told(sweep)]
     with pytest.raises(UserError, match="the pruner must be none"):
         made(tmp_path / "b", base, objectives=("loss", "seconds"), pruner="median")
 
