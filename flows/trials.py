@@ -82,6 +82,8 @@ def _run_process(folder: Path, data: Path, threads: int, gpu: int | None) -> int
         raise Interrupted
     process = launch(folder, data, threads, gpu)
     _processes.add(process)
+    if _interrupted.is_set():  # since it was asked: `end_processes` may not have seen this one
+        process.send_signal(signal.SIGTERM)
     try:
         code = process.wait()
     finally:

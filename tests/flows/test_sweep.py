@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -237,6 +238,24 @@ def test_a_process_that_is_killed_is_started_again_and_twice_is_killed(tmp_path:
     process[:] = [kill, kill, "never"]
     assert run_work(tmp_path, tmp_path, 1).kind == "killed"
     assert process == ["never"]
+
+
+def test_a_trial_that_starts_while_the_flow_is_interrupted_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def launch(folder: Path, data: Path, threads: int, gpu: int | None) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"]))
+        trials.end_processes()  # in another thread, before this one has told of its process
+        return started[0]
+
+    monkeypatch.setattr(trials, "launch", launch)
+    trials._interrupted.clear()
+    try:
+        with pytest.raises(Interrupted):
+            run_work(tmp_path, tmp_path, 1)
+    finally:
+        trials._interrupted.clear()
+    assert started[0].returncode == -signal.SIGTERM
 
 
 def test_an_interrupted_flow_ends_its_trials_and_says_nothing_of_them(tmp_path: Path, process: list[str]) -> None:
