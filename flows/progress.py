@@ -60,8 +60,11 @@ class Progress:
         return f"{done} of about {done + left}: {which}: {outcome.kind}{loss}{why}; best {best}; about {minutes:.1f} min left"
 
 
-def conclusion(published: Sequence[Published], name: str) -> str:
-    """The finalists with their figures on fresh seeds, as Markdown, and what to do next."""
+def conclusion(published: Sequence[Published], name: str, refused: Mapping[int, str]) -> str:
+    """The finalists with their figures on fresh seeds, as Markdown, what was not run, and what to do next.
+
+    refused: why, by the number of the point.
+    """
     lines = []
     for title, one in zip(("robust best", "runner-up"), published, strict=False):
         recipe = ", ".join(
@@ -72,4 +75,8 @@ def conclusion(published: Sequence[Published], name: str) -> str:
         figures += f" (standard deviation {stdev(good):.3f})" if len(good) > 1 else ""
         lines.append(f"- {title}: {recipe}: {figures}, {len(good)} of {len(one.outcomes)} fresh seeds ok")
     found = lines or ["- no recipe: no point finished without an alarm"]
+    if refused:
+        found.append(
+            f"- not run: {len(refused)} points whose values do not fit together; the first: {next(iter(refused.values()))}"
+        )
     return "\n".join([*found, f"- next: limoe sensitivity {name}"])

@@ -77,10 +77,10 @@ def run_sweep(plan: Plan, request: Request) -> None:
     described = {"sweep": vars(settings) | {"storage": ""}, "budget": request.budget or "", "space": ", ".join(plan.space.names)}
     with plan.lock():
         study = plan.open()
-        say_where(plan, request.concurrency)
+        say_where(plan, study.planned, request.concurrency)
         with open_recorder(plan.params.machine, plan.paths.root, study.folder, described) as recorder:
             recorder.catch_up()
-            progress = Progress(settings.trials, table.collect(study.folder).to_pylist())
+            progress = Progress(study.planned, table.collect(study.folder).to_pylist())
 
             def ended(work: Work, outcome: Outcome) -> None:
                 print(progress.line(work, outcome))
@@ -89,16 +89,16 @@ def run_sweep(plan: Plan, request: Request) -> None:
             runner = task_runner(request.runner, request.address, request.concurrency)
             run_all(study, runner, request.concurrency, plan.paths.prepared, threads, ended)
             report_sweep(study.folder)
-        told = conclusion(study.published, settings.name)
+        told = conclusion(study.published, settings.name, study.refused)
         report = (study.folder / MARKDOWN).read_text(encoding="utf-8")
         create_markdown_artifact(f"{told}\n\n{report}", key=artifact_key(Path("sweep", settings.name)), description="the report")
         print(told)
 
 
-def say_where(plan: Plan, concurrency: int) -> None:
+def say_where(plan: Plan, points: int, concurrency: int) -> None:
     """What begins, and where to watch it."""
     settings = plan.settings
-    what = f"{settings.trials} points of {settings.contestant} over {', '.join(plan.space.names)}"
+    what = f"{points} points of {settings.contestant} over {', '.join(plan.space.names)}"
     print(f"sweep {settings.name}: {what}; {settings.sampler}, pruner {settings.pruner}, {concurrency} at a time")
     print(f"MLflow: {mlflow_place(plan)}")
     page = url_for("flow-run", flow_run.id) if get_current_settings().api.url else None

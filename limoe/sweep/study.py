@@ -117,6 +117,17 @@ class Sweep:
         """Whether nothing is left to run: every point is closed, and the finalists have run."""
         return self._searched() and all(self._trials.outcome(work) is not None for work in self._finals())
 
+    @property
+    def planned(self) -> int:
+        """Points in all: `trials`, or fewer if a grid has no more."""
+        return self._budget
+
+    @property
+    def refused(self) -> dict[int, str]:
+        """The points so far whose values the parameters do not allow together, and why: they had no trial."""
+        trials = self._study.get_trials(deepcopy=False)
+        return {trial.number: trial.user_attrs[REFUSED] for trial in trials if REFUSED in trial.user_attrs}
+
     def finalists(self) -> list[dict[str, Value]]:
         """The robust best point and the runner-up (fewer if too few succeeded), once the search is over; before that none.
 

@@ -201,6 +201,7 @@ def test_a_grid_ends_when_it_is_walked(tmp_path: Path, base: Params) -> None:
     sweep = runner.drive(made(tmp_path, base, GRID, sampler="grid", trials=100, seeds=1))
     assert sweep.done
     assert sorted(params["model.moe.experts"] for *_, params in told(sweep)) == [2, 3, 4]
+    assert (sweep.planned, sweep.refused) == (3, {})
 
 
 def test_values_that_do_not_fit_together_are_a_point_without_a_trial(tmp_path: Path, base: Params) -> None:
@@ -209,8 +210,10 @@ def test_values_that_do_not_fit_together_are_a_point_without_a_trial(tmp_path: P
     sweep = runner.drive(made(tmp_path, base, document, sampler="grid", trials=4, seeds=1))
     assert sweep.done
     assert Counter(state for _, state, *_ in told(sweep)) == {"COMPLETE": 3, "FAIL": 1}
-    refused = [trial.user_attrs["refused"] for trial in sweep._study.trials if "refused" in trial.user_attrs]
-    assert "k (4) must not exceed experts (2)" in refused[0]
+    assert [params for number, *_, params in told(sweep) if number in sweep.refused] == [
+        {"model.moe.experts": 2, "model.moe.k": 4}
+    ]
+    assert "k (4) must not exceed experts (2)" in next(iter(sweep.refused.values()))
     assert made(tmp_path, base, document, sampler="grid", trials=4, seeds=1).done
 
 
