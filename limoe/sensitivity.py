@@ -20,7 +20,7 @@ from limoe.paths import Paths
 from limoe.report.sensitivity import headline
 from limoe.sweep import table as tables
 from limoe.sweep.findings import Early, Reach, Sensitivity, Share
-from limoe.sweep.pages import report_sweep
+from limoe.sweep.pages import PAGE, report_sweep
 from limoe.sweep.rows import to_rows
 from limoe.sweep.sensitivity import analyse
 from limoe.sweep.storage import RECORD
@@ -116,7 +116,10 @@ def _read(name: str | None, paths: Paths) -> tuple[Path | None, pa.Table, Sensit
 
 def _chosen(name: str | None, root: Path) -> str:
     """The sweep's name, by default the only one."""
-    known = sorted(path.name for path in root.glob("*") if (path / "trials").is_dir() or (path / "trials.parquet").is_file())
+    found = sorted(path for path in root.glob("*") if (path / "trials").is_dir() or (path / "trials.parquet").is_file())
+    known = [path.name for path in found if not _is_ablation(path)]
+    if name is not None and name not in known and _is_ablation(root / name):
+        raise UserError(f"{root / name} is an ablation, whose report python -m flows.ablation has written: {root / name / PAGE}")
     if name in known:
         return str(name)
     if name is None and len(known) == 1:
@@ -127,6 +130,11 @@ def _chosen(name: str | None, root: Path) -> str:
         raise UserError(f"which sweep? {', '.join(known)} are in {root}")
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     raise UserError(f"no sweep {name!r} in {root}{f'; did you mean {close[0]}?' if close else ', only ' + ', '.join(known)}")
+
+
+def _is_ablation(folder: Path) -> bool:
+    record = folder / RECORD
+    return record.is_file() and read_json(record).get("kind") == "ablation"
 
 
 def _print(found: Sensitivity) -> None:

@@ -156,6 +156,19 @@ def test_a_wrong_name_is_answered_with_the_nearest(copy: Path) -> None:
     assert "which sweep? stress, wide" in result.stderr
 
 
+def test_an_ablations_report_is_not_written_over(copy: Path) -> None:
+    folder = copy.parent / "runs" / "sweeps" / "taken-apart"
+    write(table(), folder / "trials.parquet")
+    write_json(folder / "sweep.json", {"kind": "ablation"})
+    before = (folder / "trials.parquet").read_bytes()
+    for name, sentence in ((["taken-apart"], "is an ablation"), ([], "no sweep has run here")):
+        result = CliRunner().invoke(app, ["sensitivity", *name, "--params", str(copy)])
+        assert result.exit_code == 2
+        assert sentence in result.stderr
+    assert (folder / "trials.parquet").read_bytes() == before
+    assert {path.name for path in folder.iterdir()} == {"trials.parquet", "sweep.json"}
+
+
 def test_a_sweeps_report_is_written_into_its_folder(copy: Path) -> None:
     folder = copy.parent / "runs" / "sweeps" / "stress"
     write(table(), folder / "trials.parquet")
