@@ -37,12 +37,14 @@ train: {mixture: {emoji: 0.0, scenes: 1.0}, batch: 16, steps: 60, warmup: 2, thr
 machine: {device: cpu, workers: 0}
 """
 SPACE = {"train.lr": {"low": 1.0e-4, "high": 1.0e-2, "log": True}}
-LONGEST = 25.0  # seconds from a start of the flow to a kill: ten to the first trial, five a trial
+LAST = 10_000  # characters of a log
+EARLY, LONGEST = 0.2, 15.0  # share of kills before the flow has begun; seconds from there to the others: some trials
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: seconds after the flow's start, what was killed, and the trials that had ended before and after it."""
+    """One kill: seconds after the flow had begun (or was started), the victim, how many trials had ended before, and how many of
+    those were not left alone."""
 
     seconds: float
     victim: str
@@ -92,8 +94,12 @@ def trial_of(flow: int) -> int | None:
 
 def kill_once(root: Path, points: int, draw: random.Random) -> Kill | None:
     """Start the flow, SIGKILL it or its trial at a random moment, and look at the trials that had ended; None if all had."""
+    log = root / "flow.log"
+    told, seconds = log.stat().st_size if log.exists() else 0, draw.uniform(0, LONGEST)
     flow = start(root, points)
-    seconds = draw.uniform(0, LONGEST)
+    early = draw.random() < EARLY
+    while not early and flow.poll() is None and b"MLflow: " not in log.read_bytes()[told:]:
+        time.sleep(0.05)
     try:
         flow.wait(seconds)
         return None
@@ -150,9 +156,9 @@ def measure(folder: Path, kills: int, points: int, draw: random.Random) -> dict[
     killed, quiet = project(folder / "killed", "mlflow"), project(folder / "quiet", "none")
     done = [kill for _ in range(kills) if (kill := kill_once(killed, points, draw)) is not None]
     before = ended(killed)
-    if start(killed, points).wait() or start(quiet, points).wait():
-        print((killed / "flow.log").read_text(), (quiet / "flow.log").read_text(), sep="\n", file=sys.stderr)
-        raise SystemExit("a sweep did not end well")
+    for root in (killed, quiet):
+        if start(root, points).wait():
+            raise SystemExit(f"the {root.name} sweep did not end well:\n{(root / 'flow.log').read_text()[-LAST:]}")
     wanted, found = losses(quiet), losses(killed)
     redone = sum(kill.redone for kill in done) + sum(ended(killed)[name] != told for name, told in before.items())
     lost, differ = len(wanted.keys() - found.keys()), sum(found.get(name, loss) != loss for name, loss in wanted.items())

@@ -19,6 +19,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from flows.pipeline import artifact_key
 from flows.request import with_budget
+from flows.temporary import end_server_with_us
 from flows.trials import check_runner, run_all, task_runner
 from limoe.config import Params
 from limoe.data.prepared import Prepared
@@ -140,6 +141,7 @@ def main(
     request = Request(**locals())
     try:
         request.open()
+        end_server_with_us()
         ablation(**vars(request))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -26,6 +26,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import get_current_settings
 
+from flows.temporary import end_server_with_us
 from limoe.config import CONTESTANTS, Params
 from limoe.errors import UserError
 from limoe.files import read_json
@@ -194,6 +195,7 @@ def pipeline(retry_seconds: int = 30) -> None:
 def main(retry_seconds: int = typer.Option(30, min=0, help="Wait before a stage is tried again.")) -> None:
     """Run the pipeline in this folder."""
     try:
+        end_server_with_us()
         pipeline(retry_seconds)
     except StageFailed as error:
         print(f"error: {error}", file=sys.stderr)

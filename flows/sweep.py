@@ -21,6 +21,7 @@ from prefect.utilities.urls import url_for
 from flows.pipeline import artifact_key
 from flows.progress import Progress, conclusion
 from flows.request import Plan, Request
+from flows.temporary import end_server_with_us
 from flows.trials import run_all, task_runner
 from limoe.errors import UserError
 from limoe.sweep import table
@@ -137,6 +138,7 @@ def main(
         plan = request.plan()
         with plan.lock():
             plan.open()
+        end_server_with_us()
         sweep(**vars(request))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
