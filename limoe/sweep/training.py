@@ -72,7 +72,7 @@ def train_trial(
 
 
 def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached, keep_model: bool) -> Outcome:
-    paths, prepared = Paths(data.resolve().parent.parent), Prepared(data)
+    paths, prepared = Paths(data.absolute().parent.parent), Prepared(data)
     params, train = _settings(spec, paths)
     lengths = caption_lengths(prepared, train, params.model.tower)
     config = model_config(params, spec.contestant, prepared, lengths)

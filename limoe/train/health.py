@@ -36,7 +36,8 @@ def guessing_loss(train: TrainParams) -> float:
 class Watch:
     """Judges a training row by row, on means over `train.health.window` steps; raises each name once.
 
-    experts: E, None without routing. The same rows give the same alarms, whatever interruptions lie between them.
+    experts: E, None without routing. The same rows give the same alarms, whatever interruptions lie between them. All but
+    a divergence is judged on windows that lie wholly behind the grace: a training with no room for one there is not judged.
     """
 
     def __init__(self, train: TrainParams, experts: int | None) -> None:
@@ -69,7 +70,8 @@ class Watch:
 
     def _judge(self, step: int, means: Mapping[str, float]) -> Iterator[Alarm]:
         """Causes before what follows from them."""
-        health, settled = self.train.health, step > self.train.health.grace * self.train.steps
+        health = self.train.health
+        settled = step - health.window >= health.grace * self.train.steps
         loss, guess = means.get("contrastive", 0.0), guessing_loss(self.train)
         price = f"the {guess:.2f} that guessing among {self.train.batch} pairs costs"
         diverged = self._has_risen(health.diverged, guess)

@@ -158,17 +158,17 @@ def test_an_alarm_warns_in_one_line_and_is_among_the_outs(paths, capsys):
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
     (alarm,) = json.loads((paths.train("dense") / "health.json").read_text())["alarms"]
     assert alarm["name"] == "loss-at-chance"
-    assert alarm["step"] == 8  # the first row after half of the steps
-    assert line == f"warning: train dense: loss-at-chance at step 8: {alarm['evidence']}; see docs/health.md"
+    assert alarm["step"] == 10  # the first row with a window behind half of the steps
+    assert line == f"warning: train dense: loss-at-chance at step 10: {alarm['evidence']}; see docs/health.md"
 
 
 def test_an_alarm_that_stops_leaves_no_outs_and_is_not_trained_again(paths, capsys):
     for _ in range(2):
-        with pytest.raises(Stopped, match=r"stopped at step 8: loss-at-chance: .* usually helps: another train\.lr"):
+        with pytest.raises(Stopped, match=r"stopped at step 10: loss-at-chance: .* usually helps: another train\.lr"):
             train.run(recipe(*HASTY, "train.health.action=stop"), paths, "dense")
     assert not paths.train("dense").exists()
     out = capsys.readouterr().out
-    assert "continuing from step 8 of 12" in out
+    assert "continuing from step 10 of 12" in out
     assert "warning" not in out  # the error says it
 
 

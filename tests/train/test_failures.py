@@ -88,9 +88,9 @@ STUCK = {"lr": 1e-6, "health": {"action": "stop"}}
 def test_an_alarm_stops_the_training_and_stops_it_again(tmp_path):
     run, told = training(tmp_path, **STUCK), []
     run.on_alarm = told.append
-    with pytest.raises(Stopped, match="stopped at step 35: loss-at-chance: the contrastive loss is") as first:
+    with pytest.raises(Stopped, match="stopped at step 40: loss-at-chance: the contrastive loss is") as first:
         run.run()
-    assert run.step == 35
+    assert run.step == 40
     assert told == run.alarms == [first.value.alarm]
 
     class Untouched(World):
