@@ -124,7 +124,7 @@ PRESETS = {
             vocab_size=4096,
             lr=3e-3,
             moe={"experts": 16, "aux_weights": BALANCED},
-            time="307 s for 1,700 steps of 256 pairs",
+            time="322 s for 1,700 steps of 256 pairs",
             score="unseen-style top-1 13.3% (10.0 to 17.2), scenes picture to caption R@1 45.0% (42.8 to 47.2); one training",
         ),
         _laptop(
