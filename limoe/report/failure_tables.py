@@ -89,7 +89,7 @@ def early_table(early: Facts) -> Table:
     """How well each figure, at one share of the budget, tells failures from successes."""
     rows = [
         [
-            Cell(FIGURES.get(one["name"], one["name"]), f"{one['failing']} in failures" if one["name"] != "combined" else ""),
+            Cell(FIGURES.get(one["name"], one["name"]), f"{one['failing']} in failures" if one["failing"] else ""),
             Cell("–", one["reason"] or "", -1.0) if one["auc"] is None else Cell(f"{one['auc']:.2f}", _auc_span(one), one["auc"]),
             _share(one["caught"]),
             _share(one["false_alarms"]),

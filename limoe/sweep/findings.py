@@ -211,13 +211,13 @@ class Final:
 class Predictor:
     """How well one figure (or `combined`: all of them, in a logistic model) tells failures from successes.
 
-    `auc` on all trials for a figure (above 0.5 always: `failing` says whether failures have `high` or `low` values), on the other
-    half for `combined`. The rule's threshold gives at most 5% false alarms on one half of the recipes; `caught` and
-    `false_alarms` (shares of trials) and `roc` (pairs of false-alarm rate and share caught) are of the other half.
+    The rule is fitted on one half of the recipes: whether `high` or `low` values mean failure (`failing`; None for `combined`),
+    and a threshold with at most 5% false alarms there. `auc`, `caught`, `false_alarms` (shares of trials) and `roc` (pairs of
+    false-alarm rate and share caught) are of the other half, and None or empty where a half has too few trials (`reason`).
     """
 
     name: str
-    failing: str
+    failing: str | None
     auc: float | None
     lower: float | None
     upper: float | None

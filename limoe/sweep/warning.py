@@ -124,24 +124,23 @@ def _predictor(watched: Watched, columns: list[int], name: str) -> Predictor:
     fit_N, test_N, fails_N = watched.first_N, ~watched.first_N, watched.fails_N
     few = min(int((fails_N[half] == side).sum()) for half in (fit_N, test_N) for side in (True, False))
     reason = f"too few in a half of the recipes: {few} of one class, and {FEWEST} are needed" if few < FEWEST else None
-    failing, auc, low, high = "high", None, None, None
-    if name != COMBINED:
-        figure_N = watched.figures_NF[:, columns[0]]
-        auc = float(roc_auc_score(fails_N, figure_N))
-        failing, auc = ("high", auc) if auc >= 0.5 else ("low", 1 - auc)
-        low, high = interval(auc, *_independent(watched, np.ones(len(fails_N), dtype=bool)))
     if reason is not None:
-        return Predictor(name, failing, auc, low, high, None, None, [], reason)
+        return Predictor(name, None, None, None, None, None, None, [], reason)
     scores_N = _scores(watched.figures_NF[:, columns], fails_N, fit_N)
-    if name == COMBINED:
-        auc = float(roc_auc_score(fails_N[test_N], scores_N[test_N]))
-        low, high = interval(auc, *_independent(watched, test_N))
+    failing = None if name == COMBINED else _direction(watched.figures_NF[:, columns[0]], scores_N)
+    auc = float(roc_auc_score(fails_N[test_N], scores_N[test_N]))
+    low, high = interval(auc, *_independent(watched, test_N))
     alarm_N = scores_N > threshold(scores_N[fit_N], fails_N[fit_N])
     caught = share(float((alarm_N & fails_N & test_N).sum()), float((fails_N & test_N).sum()))
     false = share(float((alarm_N & ~fails_N & test_N).sum()), float((~fails_N & test_N).sum()))
     false_rate, caught_rate, _ = roc_curve(fails_N[test_N], scores_N[test_N])
     roc = [(float(x), float(y)) for x, y in zip(false_rate, caught_rate, strict=True)]
     return Predictor(name, failing, auc, low, high, caught, false, roc, None)
+
+
+def _direction(figure_N: Array, scores_N: Array) -> str:
+    """Whether the rule takes high or low values for a sign of failure."""
+    return "high" if scores_N[figure_N.argmax()] >= scores_N[figure_N.argmin()] else "low"
 
 
 def _scores(figures_NF: Array, fails_N: Flags, fit_N: Flags) -> Array:
