@@ -8,7 +8,6 @@ for more seeds or other variants.
 from __future__ import annotations
 
 import base64
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,10 @@ from prefect import flow
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from flows.pipeline import artifact_key
-from flows.request import with_budget
+from flows.request import plainly, prepared_of, with_budget
 from flows.temporary import end_server_with_us
 from flows.trials import check_runner, run_all, task_runner
 from limoe.config import Params
-from limoe.data.prepared import Prepared
-from limoe.errors import UserError
 from limoe.files import exclusive_lock
 from limoe.paths import Paths
 from limoe.report.ablation import headline
@@ -50,21 +47,19 @@ class Request:
     address: str | None = None
     params: str = "params.yaml"
 
-    def resolve(self) -> tuple[Params, Paths]:
-        """The parameters with the budget merged in, and where files lie; UserError for whatever is wrong with the request."""
+    def resolve(self) -> tuple[Params, Paths, Prepared]:
+        """The parameters with the budget merged in, where files lie, and the data; UserError for whatever is wrong."""
         file = Path(self.params).resolve()
         params, paths = with_budget(file, self.budget), Paths(file.parent)
         check_runner(self.runner, self.address, self.concurrency, params.train.threads)
-        if not paths.prepared.exists():
-            raise UserError(f"{paths.prepared}: no prepared data to train on; run dvc repro prepare (or limoe prepare) first")
-        return params, paths
+        return params, paths, prepared_of(paths)
 
     def open(self) -> Ablation:
         """The ablation as its directory has it; UserError if that was begun under other settings."""
-        params, paths = self.resolve()
+        params, paths, prepared = self.resolve()
         only = tuple(part.strip() for part in self.only.split(",") if part.strip())
         settings = AblationSettings(self.name, only, self.seeds, self.reports)
-        return Ablation(settings, params, paths, Prepared(paths.prepared).hash)
+        return Ablation(settings, params, paths, prepared.hash)
 
 
 @flow(name="limoe-ablation", flow_run_name="{name}", log_prints=True)
@@ -85,7 +80,7 @@ def ablation(
 
 def run_ablation(request: Request) -> None:
     """Work off the ablation within a flow, and tell of it here, in MLflow and as artifacts."""
-    params, paths = request.resolve()
+    params, paths, _ = request.resolve()
     described = {"ablation": {"only": request.only or "all", "seeds": request.seeds}, "budget": request.budget or ""}
     with exclusive_lock(paths.work(f"sweep-{request.name}.lock"), f"the ablation {request.name}"):
         study = request.open()
@@ -139,16 +134,10 @@ def main(
 ) -> None:
     """Take the full recipe apart, or go on with that."""
     request = Request(**locals())
-    try:
+    with plainly():
         request.open()
         end_server_with_us()
         ablation(**vars(request))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted: every trial that ended is kept; run it again, and it goes on", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +89,14 @@ def make_plan(settings: SweepSettings, space: str | None, budget: str | None, fi
     document, origin = (params.sweep, f"{file.name}, sweep") if space is None else (read_yaml(file.parent / space), space)
     searched = Space.parse(document, params, settings.contestant, origin)
     paths = Paths(file.parent)
+    return Plan(settings, searched, params, paths, prepared_of(paths).hash)
+
+
+def prepared_of(paths: Paths) -> Prepared:
+    """The data that all trials train on; UserError if there is none yet."""
     if not paths.prepared.exists():
         raise UserError(f"{paths.prepared}: no prepared data to train on; run dvc repro prepare (or limoe prepare) first")
-    return Plan(settings, searched, params, paths, Prepared(paths.prepared).hash)
+    return Prepared(paths.prepared)
 
 
 def with_budget(file: Path, budget: str | None) -> Params:
@@ -104,3 +111,16 @@ def with_budget(file: Path, budget: str | None) -> Params:
         raise UserError(f"budget {budget!r}: no file overlays/{budget}.yaml{guess}")
     merge(document, read_yaml(overlays[budget]))
     return Params.parse(document, f"{file.name} with {overlays[budget].name}")
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """What a command does with a user's mistake and with an interruption: a sentence, and exit code 2 or 130."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted: every trial that ended is kept; run it again, and it goes on", file=sys.stderr)
+        raise SystemExit(130) from None

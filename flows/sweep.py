@@ -8,7 +8,6 @@ goes on with it.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import typer
@@ -20,10 +19,9 @@ from prefect.utilities.urls import url_for
 
 from flows.pipeline import artifact_key
 from flows.progress import Progress, conclusion
-from flows.request import Plan, Request
+from flows.request import Plan, Request, plainly
 from flows.temporary import end_server_with_us
 from flows.trials import run_all, task_runner
-from limoe.errors import UserError
 from limoe.sweep import table
 from limoe.sweep.outcome import Outcome
 from limoe.sweep.pages import MARKDOWN, report_sweep
@@ -134,18 +132,12 @@ def main(
 ) -> None:
     """Search the settings of the training, or go on with a search."""
     request = Request(**locals())
-    try:
+    with plainly():
         plan = request.plan()
         with plan.lock():
             plan.open()
         end_server_with_us()
         sweep(**vars(request))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted: every trial that ended is kept; run it again, and it goes on", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
