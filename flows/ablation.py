@@ -21,6 +21,7 @@ from flows.request import plainly, prepared_of, with_budget
 from flows.temporary import end_server_with_us
 from flows.trials import check_runner, run_all, task_runner
 from limoe.config import Params
+from limoe.data.prepared import Prepared
 from limoe.files import exclusive_lock
 from limoe.paths import Paths
 from limoe.report.ablation import headline
