@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from limoe.config import SHARED, Params
 from limoe.errors import UserError
@@ -141,14 +141,14 @@ def _print(found: Sensitivity) -> None:
     console = Console(markup=False, highlight=False)
     console.print(headline(found.to_dict()), soft_wrap=True)
     if (best := found.recommendation) is not None:
-        lines = Table("setting", "recommended", "may lie within", "importance: loss", "failure")
+        lines = Table(Column("setting", no_wrap=True), "recommended", "may lie within", "importance: loss", "failure")
         for one in best.reach:
             weights = [
                 f"{part.fanova[one.name]:.0%}" if one.name in part.fanova else "" for part in (found.quality, found.failure)
             ]
             lines.add_row(one.name, _brief(one.value), _within(one), *weights)
         console.print(lines)
-        loss = "" if best.robust.loss is None else f"loss {best.robust.loss:.3f} over {best.robust.seeds} seeds"
+        loss = "" if best.robust.loss is None else f"loss {best.robust.loss:.3f}, seeds: {best.robust.seeds}"
         told = f"robust recipe: {loss}; best single run: {best.best_loss:.3f}; P(success) {_share(best.success)}"
         console.print(told, soft_wrap=True)
     for early in found.early:

@@ -19,6 +19,7 @@ from limoe.report.values import between, brief, loss_of, probability, short
 Facts = Mapping[str, Any]
 SHOWN_PAIRS = 2  # heat maps
 LEVEL = 0.05
+VAGUE = 0.8  # an interval of P(success) so wide that its middle must not be quoted in a headline
 WORDS = {
     "success": "A training that finished, raised no alarm, and whose loss is within 10% of that of the best robust recipe here. "
     "A pruned one counts neither way; killed and faulty ones are left out.",
@@ -61,8 +62,10 @@ def headline(facts: Facts) -> str:
     decider = _decider(facts["failure"])
     decides = f"; `{short(decider)}` decides it most" if decider else ""
     success = found["success"]
-    chance = f"{probability(success)} ({between(success)})"
-    return f"{rate:.0%} of the trials in this space succeed{decides}. Near the recipe to use it is {chance}."
+    near = f"it is {probability(success)} ({between(success)})"
+    if success["upper"] - success["lower"] > VAGUE:
+        near = "there are too few to tell"
+    return f"{rate:.0%} of the trials in this space succeed{decides}. Near the recipe to use {near}."
 
 
 def _use(facts: Facts) -> list[Block]:

@@ -144,6 +144,15 @@ def test_few_trials_are_said_to_be_few(count):
     assert isinstance(stills(facts, trials), dict)
 
 
+def test_a_headline_quotes_no_figure_that_could_be_anything():
+    facts, _ = told(rows(120))
+    found = facts["recommendation"]["success"]
+    assert f"{found['probability']:.0%}" in headline(facts)
+    found |= {"probability": 0.96, "lower": 0.0, "upper": 1.0}  # one trial near the recipe
+    assert "96%" not in headline(facts)
+    assert "Near the recipe to use there are too few to tell." in headline(facts)
+
+
 def test_a_space_of_failures_recommends_nothing():
     failed = [replace(row, kind="diverged", loss=None, step=20) for row in rows(12)]
     facts, trials = told(failed)
