@@ -41,7 +41,7 @@ def tell(facts: Facts, name: str = "") -> Document:
     """The whole report."""
     shown = [line for line in facts["lines"] if line["difference"] is not None]
     lead: list[Block] = [Prose(_success_means(facts)), *([forest(shown)] if shown else [])]
-    blocks: list[Block] = [Prose(f"{facts['seeds']} seeds each at most. The full recipe heads every table.")]
+    blocks: list[Block] = [Prose(f"Seeds of each, at most: {facts['seeds']}. The full recipe heads every table.")]
     blocks += [*tables(facts["lines"])]
     if omitted := [f"`{key}`: {why}" for key, why in facts["omitted"].items()]:
         blocks.append(Fold("Variants that were not run", [Bullets(omitted)]))
