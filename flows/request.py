@@ -17,6 +17,7 @@ from limoe.files import exclusive_lock
 from limoe.overlay import load_document, merge
 from limoe.paramsfile import read_yaml
 from limoe.paths import Paths
+from limoe.sweep.names import readable
 from limoe.sweep.space import Space
 from limoe.sweep.study import Sweep
 from limoe.sweep.work import SweepSettings
@@ -84,9 +85,15 @@ class Request:
 
 
 def make_plan(settings: SweepSettings, space: str | None, budget: str | None, file: Path) -> Plan:
-    """The sweep over the space in a file, or in the parameters' own section `sweep`; UserError for whatever is wrong with it."""
+    """The sweep over the space in a file, or over what of the parameters' own section `sweep` the contestant reads.
+
+    UserError for whatever is wrong with it.
+    """
     params = with_budget(file, budget)
-    document, origin = (params.sweep, f"{file.name}, sweep") if space is None else (read_yaml(file.parent / space), space)
+    if space is None:
+        document, origin = readable(params.sweep, params, settings.contestant), f"{file.name}, sweep"
+    else:
+        document, origin = read_yaml(file.parent / space), space
     searched = Space.parse(document, params, settings.contestant, origin)
     paths = Paths(file.parent)
     return Plan(settings, searched, params, paths, prepared_of(paths).hash)
@@ -100,17 +107,20 @@ def prepared_of(paths: Paths) -> Prepared:
 
 
 def with_budget(file: Path, budget: str | None) -> Params:
-    """The parameters in `file`, overlays/BUDGET.yaml beside it merged in; UserError with the nearest name if there is none."""
+    """The parameters in `file`, overlays/BUDGET.yaml beside it merged in (for `a,b` first a, then b).
+
+    UserError with the nearest name if there is none.
+    """
     document = load_document(file)
-    if budget is None:
-        return Params.parse(document, file.name)
     overlays = {path.stem: path for path in sorted((file.parent / "overlays").glob("*.yaml"))}
-    if budget not in overlays:
-        close = difflib.get_close_matches(budget, list(overlays), n=1, cutoff=0.4)
-        guess = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(overlays) or 'none'}"
-        raise UserError(f"budget {budget!r}: no file overlays/{budget}.yaml{guess}")
-    merge(document, read_yaml(overlays[budget]))
-    return Params.parse(document, f"{file.name} with {overlays[budget].name}")
+    chosen = [] if budget is None else [name.strip() for name in budget.split(",")]
+    for name in chosen:
+        if name not in overlays:
+            close = difflib.get_close_matches(name, list(overlays), n=1, cutoff=0.4)
+            guess = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(overlays) or 'none'}"
+            raise UserError(f"budget {name!r}: no file overlays/{name}.yaml{guess}")
+        merge(document, read_yaml(overlays[name]))
+    return Params.parse(document, " with ".join([file.name, *(overlays[name].name for name in chosen)]))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -49,9 +49,24 @@ def settings(params: Params) -> dict[str, Any]:
     return known | {f"train.mixture.{source}": float for source in params.train.mixture}
 
 
-def searchable(params: Params, contestant: Contestant) -> list[str]:
-    """The names that a sweep of this contestant may vary, sorted."""
-    return sorted(name for name in settings(params) if under(name, READS[contestant]) and not under(name, tuple(FIXED)))
+def searchable(params: Params, contestant: Contestant | None) -> list[str]:
+    """The names that a sweep of this contestant (None: of any) may vary, sorted."""
+    reads = READS[contestant] if contestant else ("model", "train")
+    return sorted(name for name in settings(params) if under(name, reads) and not under(name, tuple(FIXED)))
+
+
+def readable(document: Mapping[str, Any], params: Params, contestant: Contestant) -> dict[str, Any]:
+    """What of a space that was written for all contestants concerns this one: without the names that only others read.
+
+    Ties stay: they keep the parameters consistent (batch and group), and search nothing.
+    """
+    others = set(searchable(params, None)) - set(searchable(params, contestant))
+    return {name: spec for name, spec in document.items() if name not in others or is_tie(spec)}
+
+
+def is_tie(spec: Any) -> bool:
+    """Whether a line of a space searches nothing, but lets its name follow another."""
+    return isinstance(spec, Mapping) and "equal" in spec
 
 
 def under(name: str, sections: tuple[str, ...]) -> bool:
@@ -59,9 +74,9 @@ def under(name: str, sections: tuple[str, ...]) -> bool:
     return any(name == section or name.startswith(f"{section}.") for section in sections)
 
 
-def check_name(name: str, params: Params, contestant: Contestant) -> None:
-    """UserError, with the nearest name, if a sweep of this contestant cannot vary `name`."""
-    allowed = searchable(params, contestant)
+def check_name(name: str, params: Params, contestant: Contestant, tied: bool = False) -> None:
+    """UserError, with the nearest name, if a sweep of this contestant cannot vary `name`; a tied one may be another's."""
+    allowed = searchable(params, None if tied else contestant)
     if name in allowed:
         return
     section = name.split(".")[0]

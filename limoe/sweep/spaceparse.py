@@ -8,7 +8,7 @@ from typing import Any
 from limoe.config import Contestant, Params
 from limoe.errors import UserError
 from limoe.sweep.dimension import Dimension, Value
-from limoe.sweep.names import check_name, nearest, settings
+from limoe.sweep.names import check_name, is_tie, nearest, settings
 from limoe.sweep.ranges import parse_distribution
 
 KEYS = ("low", "high", "log", "step", "int", "choices", "equal", "when")
@@ -22,7 +22,7 @@ def parse_dimensions(
     free: dict[str, Dimension] = {}
     ties: dict[str, str] = {}
     for name, spec in document.items():
-        check_name(str(name), params, contestant)
+        check_name(str(name), params, contestant, is_tie(spec))
         _check_keys(name, spec)
         try:
             if "equal" not in spec:

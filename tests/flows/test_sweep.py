@@ -80,6 +80,10 @@ def test_a_budget_is_merged_into_the_parameters(root: Path) -> None:
     (root / "overlays" / "stress.yaml").write_text("train: {steps: 7}")
     file = root / "params.yaml"
     assert (with_budget(file, None).train.steps, with_budget(file, "stress").train.steps) == (12, 7)
+    (root / "overlays" / "wide.yaml").write_text("train: {steps: 9, lr: 0.5}")
+    both = with_budget(file, "stress,wide").train
+    assert (both.steps, both.lr) == (9, 0.5)
+    assert with_budget(file, "wide, stress").train.steps == 7
     with pytest.raises(UserError, match=r"params.yaml with stress.yaml: train.steps"):
         (root / "overlays" / "stress.yaml").write_text("train: {steps: 0}")
         with_budget(file, "stress")

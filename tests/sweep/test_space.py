@@ -11,7 +11,7 @@ import pytest
 from limoe.config import Params
 from limoe.errors import UserError
 from limoe.sweep.dimension import Dimension
-from limoe.sweep.names import searchable
+from limoe.sweep.names import readable, searchable
 from limoe.sweep.ranges import parse_distribution
 from limoe.sweep.space import Space
 
@@ -162,6 +162,21 @@ def test_the_space_of_params_yaml(params: Params) -> None:
         assert resolved.train.lr == values["train.lr"]
         assert 5e-4 <= resolved.train.lr <= 2e-2
         assert resolved.train.seed == 7
+
+
+def test_a_baseline_is_swept_over_what_it_reads_of_the_space_of_params_yaml(params: Params) -> None:
+    own = readable(params.sweep, params, "dense")
+    space = Space.parse(own, params, "dense", "space.yaml")
+    assert space.names == ["train.lr", "train.batch"]
+    for batch in (128, 512):  # the tie stays: without it the batch would not fit the routing group that dense never reads
+        resolved = space.resolve(params, {"train.lr": 1e-3, "train.batch": batch}, 0, "dense")
+        assert (resolved.train.batch, resolved.model.moe.group_pairs) == (batch, batch)
+
+
+def test_what_no_contestant_reads_is_not_dropped_but_refused(params: Params) -> None:
+    wrong = LR | {"model.moe.expertss": {"low": 2, "high": 4}}
+    assert "model.moe.expertss" in readable(wrong, params, "clip")
+    assert "there is no such setting" in refusal(params, wrong, "clip")
 
 
 def test_the_document_parses_to_the_same_space(params: Params) -> None:
