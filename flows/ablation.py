@@ -53,7 +53,7 @@ class Request:
         file = Path(self.params).resolve()
         params, paths = with_budget(file, self.budget), Paths(file.parent)
         check_runner(self.runner, self.address, self.concurrency, params.train.threads)
-        return params, paths, prepared_of(paths)
+        return params, paths, prepared_of(params, paths)
 
     def open(self) -> Ablation:
         """The ablation as its directory has it; UserError if that was begun under other settings."""

@@ -24,6 +24,7 @@ from limoe.sweep.pages import PAGE, report_sweep
 from limoe.sweep.rows import to_rows
 from limoe.sweep.sensitivity import analyse
 from limoe.sweep.storage import RECORD
+from limoe.sweep.ties import ties_of, with_ties
 
 BUDGET = ("steps", "seed", "threads", "checkpoint_every", "log_every")  # of train: never taken from a sweep
 DIGITS = 4  # significant ones of a recommended number
@@ -65,14 +66,14 @@ def apply_recommendation(found: Sensitivity, table: pa.Table, params: Path) -> t
     remarks, changes, changed = _budget(table, document), {}, {}
     before = flatten(document)
     space = tables.space_of(table) or {}
-    for name, value in _with_ties(found.recommendation.robust.values, space).items():
+    short = {name: _short(value, space.get(name, {})) for name, value in found.recommendation.robust.values.items()}
+    for name, value in with_ties(short, ties_of(space)).items():
         key, why = _key(name, contestant, before)
-        new = _short(value, space.get(space.get(name, {}).get("equal", name), {}))
         if why:
             remarks.append(f"{name} = {value} is left alone: {why}")
-        elif before.get(key, "nothing") != new:
-            changes[key] = new
-            changed[key] = (before.get(key, "nothing"), new)
+        elif before.get(key, "nothing") != value:
+            changes[key] = value
+            changed[key] = (before.get(key, "nothing"), value)
     if found.recommendation.at_risk:
         remarks.append("at risk: even this recipe succeeds in less than 90% of trainings like it")
     merge(document, _nested(changes))
@@ -186,11 +187,6 @@ def _short(value: Any, spec: Mapping[str, Any]) -> Any:
         return value
     short = float(f"{value:.{DIGITS}g}")
     return short if spec.get("low", short) <= short <= spec.get("high", short) else value
-
-
-def _with_ties(values: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
-    tied = {name: spec["equal"] for name, spec in space.items() if "equal" in spec}
-    return {**values, **{name: values[source] for name, source in tied.items() if source in values}}
 
 
 def _key(name: str, contestant: str, before: Mapping[str, Any]) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limoe.sweep.findings import AxisFacts
+from limoe.sweep.ties import is_tie
 
 FEW = 6  # so many different numbers or fewer are choices, where no document says
 DECADE = 10.0  # a guessed range wider than this factor is read as logarithmic
@@ -59,11 +60,11 @@ class Axis:
 
 
 def parse_axes(document: Mapping[str, Any]) -> list[Axis]:
-    """The axes of a space's document, in its order; names tied to another (`equal`) are none.
+    """The axes of a space's document, in its order; names tied to another are none.
 
     Numeric choices are put in ascending order. The document is one that limoe.sweep.space has accepted.
     """
-    return [_axis(name, spec) for name, spec in document.items() if "equal" not in spec]
+    return [_axis(name, spec) for name, spec in document.items() if not is_tie(spec)]
 
 
 def guess_axes(values: Iterable[Mapping[str, Any]]) -> list[Axis]:

@@ -56,17 +56,9 @@ def searchable(params: Params, contestant: Contestant | None) -> list[str]:
 
 
 def readable(document: Mapping[str, Any], params: Params, contestant: Contestant) -> dict[str, Any]:
-    """What of a space that was written for all contestants concerns this one: without the names that only others read.
-
-    Ties stay: they keep the parameters consistent (batch and group), and search nothing.
-    """
+    """What of a space that was written for all contestants concerns this one: without the names that only others read."""
     others = set(searchable(params, None)) - set(searchable(params, contestant))
-    return {name: spec for name, spec in document.items() if name not in others or is_tie(spec)}
-
-
-def is_tie(spec: Any) -> bool:
-    """Whether a line of a space searches nothing, but lets its name follow another."""
-    return isinstance(spec, Mapping) and "equal" in spec
+    return {name: spec for name, spec in document.items() if name not in others}
 
 
 def under(name: str, sections: tuple[str, ...]) -> bool:
@@ -74,9 +66,9 @@ def under(name: str, sections: tuple[str, ...]) -> bool:
     return any(name == section or name.startswith(f"{section}.") for section in sections)
 
 
-def check_name(name: str, params: Params, contestant: Contestant, tied: bool = False) -> None:
-    """UserError, with the nearest name, if a sweep of this contestant cannot vary `name`; a tied one may be another's."""
-    allowed = searchable(params, None if tied else contestant)
+def check_name(name: str, params: Params, contestant: Contestant) -> None:
+    """UserError, with the nearest name, if a sweep of this contestant cannot vary `name`."""
+    allowed = searchable(params, contestant)
     if name in allowed:
         return
     section = name.split(".")[0]

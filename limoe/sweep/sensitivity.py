@@ -22,6 +22,7 @@ from limoe.sweep.warning import warn_early
 __all__ = ["Sensitivity", "analyse"]
 PAIRS = 6  # grids shown: the pairs with the strongest evidence
 FEW_POINTS = 20
+STEPS = "train.steps"  # searched or tied: then budgets differ on purpose
 
 
 def analyse(table: pa.Table, space_document: Mapping[str, Any] | None = None, reference: float | None = None) -> Sensitivity:
@@ -56,7 +57,7 @@ def analyse(table: pa.Table, space_document: Mapping[str, Any] | None = None, re
         recommendation=recommend_rows(rows, axes, limit),
         finals=_finals(everything, limit),
         early=warn_early(rows, limit),
-        notes=_notes(rows, counts, document is None, reference is not None),
+        notes=_notes(rows, counts, document, reference is not None),
     )
 
 
@@ -77,7 +78,7 @@ def _finals(rows: Sequence[Row], limit: float | None) -> list[Final]:
     return found
 
 
-def _notes(rows: Sequence[Row], counts: Counts, guessed: bool, borrowed: bool) -> list[str]:
+def _notes(rows: Sequence[Row], counts: Counts, document: Mapping[str, Any] | None, borrowed: bool) -> list[str]:
     """What the reader must know of how the figures came about."""
     budgets = sorted({row.steps_planned for row in rows})
     seconds = [row.seconds for row in rows if row.seconds > 0]
@@ -91,10 +92,10 @@ def _notes(rows: Sequence[Row], counts: Counts, guessed: bool, borrowed: bool) -
         (0 < counts.points < FEW_POINTS, f"{counts.points} points are few: most intervals say little."),
         (counts.trials > 0 and counts.successes == 0, "No trial succeeded."),
         (0 < counts.labelled == counts.successes, "No trial failed: the space is too narrow to show where success ends."),
-        (guessed, "The searched space is unknown: its ranges are those of the values that were tried."),
+        (document is None, "The searched space is unknown: its ranges are those of the values that were tried."),
         (borrowed, "Success is measured against the robust optimum of another table."),
         (
-            len(budgets) > 1,
+            len(budgets) > 1 and STEPS not in (document or {}),
             f"Budgets differ ({', '.join(map(str, budgets))} steps), and one loss is the measure of all.",
         ),
         (len(seconds) > 0, f"The trials took {sum(seconds) / 3600:.1f} hours in all."),

@@ -4,6 +4,7 @@
     train.warmup: {low: 0, high: 200, step: 50}
     model.moe.experts: {choices: [8, 16]}
     model.moe.group_pairs: {equal: train.batch}                      # tied: follows train.batch, is not searched
+    train.steps: {total: 38400, over: train.batch}                   # tied: equal pairs for every batch
     model.moe.bias_rate: {low: 1e-4, high: 1e-2, log: true, when: {model.moe.router: [loss-free]}}
 
 A *point* holds a value for each searched name whose conditions hold; all other settings keep their base value.
@@ -24,15 +25,16 @@ from limoe.errors import UserError
 from limoe.sweep.dimension import Dimension, Value
 from limoe.sweep.names import nearest
 from limoe.sweep.spaceparse import parse_dimensions
+from limoe.sweep.ties import Tie, with_ties
 
 
 @dataclass(frozen=True)
 class Space:
-    """dimensions: the searched names, each after those that its conditions name. ties: name -> the searched name it follows."""
+    """dimensions: the searched names, each after those that its conditions name. ties: what else follows them, by name."""
 
     origin: str
     dimensions: tuple[Dimension, ...]
-    ties: dict[str, str]
+    ties: dict[str, Tie]
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], params: Params, contestant: str, origin: str) -> Space:
@@ -57,9 +59,7 @@ class Space:
     @property
     def document(self) -> dict[str, Any]:
         """The space as a mapping that parses to the same one: nothing implied (whole numbers have `int`), numbers as numbers."""
-        return {one.name: one.document for one in self.dimensions} | {
-            name: {"equal": source} for name, source in self.ties.items()
-        }
+        return {one.name: one.document for one in self.dimensions} | {name: tie.document for name, tie in self.ties.items()}
 
     @property
     def names(self) -> list[str]:
@@ -102,8 +102,7 @@ class Space:
 
     def with_ties(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """The point `values`, and the names tied to it."""
-        point = self.normal(values)
-        return point | {name: point[source] for name, source in self.ties.items() if source in point}
+        return with_ties(self.normal(values), self.ties)
 
     def resolve(self, params: Params, values: Mapping[str, Any], seed: int, contestant: Contestant) -> Params:
         """Full parameters of one trial; UserError names what does not fit.

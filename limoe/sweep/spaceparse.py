@@ -8,30 +8,37 @@ from typing import Any
 from limoe.config import Contestant, Params
 from limoe.errors import UserError
 from limoe.sweep.dimension import Dimension, Value
-from limoe.sweep.names import check_name, is_tie, nearest, settings
+from limoe.sweep.names import check_name, nearest, settings
 from limoe.sweep.ranges import parse_distribution
+from limoe.sweep.ties import Tie, is_tie
 
-KEYS = ("low", "high", "log", "step", "int", "choices", "equal", "when")
+KEYS = ("low", "high", "log", "step", "int", "choices", "equal", "total", "over", "when")
+KINDS = {  # kind of line -> the keys that mark it, and those that may stand beside them
+    "low and high": ({"low", "high"}, {"log", "step", "int", "when"}),
+    "choices": ({"choices"}, {"when"}),
+    "equal": ({"equal"}, set[str]()),
+    "total and over": ({"total", "over"}, set[str]()),
+}
 
 
 def parse_dimensions(
     document: Mapping[str, Any], params: Params, contestant: Contestant
-) -> tuple[tuple[Dimension, ...], dict[str, str]]:
-    """The searched names, each after those of its conditions, and ties (name -> searched one); UserError for what cannot be."""
+) -> tuple[tuple[Dimension, ...], dict[str, Tie]]:
+    """The searched names, each after those of its conditions, and the ties by name; UserError for what cannot be."""
     types = settings(params)
     free: dict[str, Dimension] = {}
-    ties: dict[str, str] = {}
+    ties: dict[str, Tie] = {}
     for name, spec in document.items():
-        check_name(str(name), params, contestant, is_tie(spec))
+        check_name(str(name), params, contestant)
         _check_keys(name, spec)
         try:
-            if "equal" not in spec:
+            if not is_tie(spec):
                 free[name] = Dimension(name, parse_distribution(spec, types[name] is int))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     for name, spec in document.items():
-        if "equal" in spec:
-            ties[name] = _source(name, spec["equal"], free)
+        if is_tie(spec):
+            ties[name] = Tie.parse(name, spec, free)
         elif "when" in spec:
             free[name] = Dimension(name, free[name].distribution, _when(name, spec["when"], free))
     return _ordered(free), ties
@@ -42,24 +49,13 @@ def _check_keys(name: str, spec: Any) -> None:
         raise UserError(f"{name}: must be a range, choices or a tie, such as {{low: 1, high: 2}}, and is {spec!r}")
     if unknown := [key for key in spec if key not in KEYS]:
         raise UserError(f"{name}: unknown key {unknown[0]}{nearest(str(unknown[0]), list(KEYS))}; allowed are {', '.join(KEYS)}")
-    kinds = [
-        kind
-        for kind, keys in (("low and high", {"low", "high"}), ("choices", {"choices"}), ("equal", {"equal"}))
-        if keys & set(spec)
-    ]
+    kinds = [kind for kind, (marks, _) in KINDS.items() if marks & set(spec)]
     if len(kinds) != 1:
-        raise UserError(f"{name}: must have one of low and high, choices, or equal, and has {' and '.join(kinds) or 'none'}")
-    fits = {"low and high": set(KEYS) - {"choices", "equal"}, "choices": {"choices", "when"}, "equal": {"equal"}}[kinds[0]]
-    if other := [key for key in spec if key not in fits]:
+        allowed = "low and high, choices, equal, or total and over"
+        raise UserError(f"{name}: must have one of {allowed}, and has {' and '.join(kinds) or 'none'}")
+    marks, beside = KINDS[kinds[0]]
+    if other := [key for key in spec if key not in marks | beside]:
         raise UserError(f"{name}: {other[0]} does not go with {kinds[0]}")
-
-
-def _source(name: str, source: Any, free: Mapping[str, Dimension]) -> str:
-    if source not in free:
-        raise UserError(
-            f"{name}: equal must name another searched name, and {source!r} is none{nearest(str(source), list(free))}"
-        )
-    return str(source)
 
 
 def _when(name: str, when: Any, free: Mapping[str, Dimension]) -> dict[str, tuple[Value, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from flows import trials
 from flows.progress import Progress, conclusion
 from flows.request import Request, with_budget
 from flows.trials import Interrupted, check_runner, run_all, run_work
+from limoe.config import Params
 from limoe.errors import UserError
 from limoe.sweep.outcome import Outcome, read_outcome, write_outcome
 from limoe.sweep.work import Published, Work
@@ -93,6 +95,19 @@ def test_without_prepared_data_the_stage_to_run_is_named(root: Path, tmp_path: P
     (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
     with pytest.raises(UserError, match="no prepared data to train on; run dvc repro prepare"):
         Request("x", params=str(tmp_path / "params.yaml")).plan()
+
+
+def test_data_that_were_prepared_otherwise_are_refused_with_the_command_that_makes_them(root: Path) -> None:
+    (root / "overlays").mkdir(exist_ok=True)
+    (root / "overlays" / "small.yaml").write_text("prepare: {seed: 7, emoji: {languages: [en, de]}}")
+    with pytest.raises(UserError) as caught:
+        Request("x", budget="small", params=str(root / "params.yaml")).plan()
+    told = str(caught.value)
+    assert "data/prepared was prepared with other settings" in told
+    command = shlex.split(told[told.index("limoe prepare") :])
+    assert sorted(command[3::2]) == ['prepare.emoji.languages=["en", "de"]', "prepare.seed=7"]
+    again = Params.load(root / "params.yaml", tuple(command[3::2]))  # what the command would prepare is what is asked for
+    assert again.prepare == with_budget(root / "params.yaml", "small").prepare
 
 
 def test_threads_are_not_counted_where_gpus_are_leased_or_workers_are_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

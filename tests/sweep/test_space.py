@@ -14,6 +14,7 @@ from limoe.sweep.dimension import Dimension
 from limoe.sweep.names import readable, searchable
 from limoe.sweep.ranges import parse_distribution
 from limoe.sweep.space import Space
+from limoe.sweep.ties import Tie, ties_of
 
 LR = {"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
 ROUTER = {"model.moe.router": {"choices": ["top-k", "loss-free"]}}
@@ -101,7 +102,14 @@ def test_a_contestant_is_swept_over_what_it_reads(params: Params, contestant: An
         ({"choices": [[1, 2]]}, "must be a number, text"),
         ({"choices": [math.nan]}, "not a finite number"),
         ({"chioces": [1]}, "unknown key chioces; did you mean choices?"),
-        ({}, "one of low and high, choices, or equal, and has none"),
+        ({}, "one of low and high, choices, equal, or total and over, and has none"),
+        ({"total": 9}, "over must name another searched name, and None is none"),
+        ({"over": "train.lr"}, "total must be a number above 0, and is None"),
+        ({"total": True, "over": "train.lr"}, "total must be a number above 0, and is True"),
+        ({"total": -1, "over": "train.lr"}, "total must be a number above 0, and is -1"),
+        ({"total": 1, "over": "model.moe.router"}, "over must name numbers above 0, and model.moe.router may be others"),
+        ({"total": 1, "over": "train.lr", "when": {"model.moe.router": ["top-k"]}}, "when does not go with total and over"),
+        ({"total": 1, "equal": "train.lr"}, "and has equal and total and over"),
         ({"low": 1, "high": 2, "choices": [1]}, "and has low and high and choices"),
         ({"choices": [1], "log": True}, "log does not go with choices"),
         (3, "must be a range, choices or a tie"),
@@ -155,7 +163,7 @@ def test_conditions_in_a_circle(params: Params) -> None:
 def test_the_space_of_params_yaml(params: Params) -> None:
     space = parse(params, params.sweep)
     assert len(space.names) == 6
-    assert space.ties == {"model.moe.group_pairs": "train.batch"}
+    assert space.ties == {"model.moe.group_pairs": Tie("train.batch")}
     for values in drawn(space, 50):
         resolved = space.resolve(params, values, 7, "limoe")
         assert resolved.model.moe.group_pairs == resolved.train.batch == values["train.batch"]
@@ -164,13 +172,22 @@ def test_the_space_of_params_yaml(params: Params) -> None:
         assert resolved.train.seed == 7
 
 
+def test_a_tied_total_is_shared_out(params: Params) -> None:
+    tied = {"train.batch": {"choices": [64, 128, 192]}, "train.steps": {"total": 19_200, "over": "train.batch"}}
+    space = parse(params, tied | {"model.moe.group_pairs": {"equal": "train.batch"}})
+    assert space.names == ["train.batch"]
+    trains = [space.resolve(params, {"train.batch": batch}, 0, "limoe").train for batch in (64, 128, 192)]
+    assert [(train.batch, train.steps) for train in trains] == [(64, 300), (128, 150), (192, 100)]
+    assert {train.batch * train.steps for train in trains} == {19_200}
+    assert ties_of(space.document) == space.ties
+    too_few = {**tied, "train.steps": {"total": 6_400, "over": "train.batch"}}  # 33 steps of 192, and a warm-up of 100
+    assert "warmup (100)" in refusal(params, too_few | {"model.moe.group_pairs": {"equal": "train.batch"}})
+
+
 def test_a_baseline_is_swept_over_what_it_reads_of_the_space_of_params_yaml(params: Params) -> None:
-    own = readable(params.sweep, params, "dense")
-    space = Space.parse(own, params, "dense", "space.yaml")
-    assert space.names == ["train.lr", "train.batch"]
-    for batch in (128, 512):  # the tie stays: without it the batch would not fit the routing group that dense never reads
-        resolved = space.resolve(params, {"train.lr": 1e-3, "train.batch": batch}, 0, "dense")
-        assert (resolved.train.batch, resolved.model.moe.group_pairs) == (batch, batch)
+    space = Space.parse(readable(params.sweep, params, "dense"), params, "dense", "space.yaml")
+    assert (space.names, space.ties) == (["train.lr", "train.batch"], {})
+    assert space.resolve(params, {"train.lr": 1e-3, "train.batch": 512}, 0, "dense").train.batch == 512
 
 
 def test_what_no_contestant_reads_is_not_dropped_but_refused(params: Params) -> None:
