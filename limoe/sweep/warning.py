@@ -1,7 +1,9 @@
 """Early warning: how well health at 10, 20 and 30% of the budget tells the trainings that will fail.
 
 Figures: limoe.sweep.early. A failure is any trial without success, one that merely falls behind included. What failed before the
-moment is no prediction and is left out. Recipes, not trials, are halved, so that no recipe is on both sides.
+moment is no prediction and is left out. Recipes, not trials, are halved, so that no recipe is on both sides. A rule of several
+figures fits its own half too well for a threshold to be read off there: it is read off scores that each fifth of that half gets
+from a model of the other four.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from limoe.sweep.success import label, share
 
 COMBINED = "combined"
 FALSE_ALARMS = 0.05
+FOLDS = 5
 FEWEST = 5  # trials of either class, in either half
 EDGE = 1e-9
 PRIOR = 1.0  # standard deviation of a standardised figure's coefficient: many figures, few failures
@@ -32,13 +35,14 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Watched:
-    """Trials still running without alarm at a moment: figures [N, F], whether they fail [N], point [N], in the first half [N]."""
+    """Trials still running without alarm at a moment. figures [N, F]; fails, point, first (half), fold: [N]."""
 
     names: list[str]
     figures_NF: Array
     fails_N: Flags
     point_N: NDArray[np.int64]
     first_N: Flags
+    fold_N: NDArray[np.int64]
 
 
 def warn_early(rows: Sequence[Row], limit: float | None) -> list[Early]:
@@ -46,13 +50,18 @@ def warn_early(rows: Sequence[Row], limit: float | None) -> list[Early]:
     return [_at(percent, rows, limit) for percent in EARLY]
 
 
-def halves(points: Sequence[int], fails: Sequence[bool]) -> dict[int, bool]:
-    """Whether each point is in the half that thresholds are fitted on: every second one, by the share of its trials that fail,
-    shuffled among equals by a fixed seed: both halves get their share of failures."""
+def dealt(points: Sequence[int], fails: Sequence[bool]) -> dict[int, int]:
+    """A place for each point, from 0: by the share of its trials that fail, shuffled among equals by a fixed seed. Whoever takes
+    every n-th place gets his share of failures."""
     share_of = {point: np.mean([f for p, f in zip(points, fails, strict=True) if p == point]) for point in sorted(set(points))}
     luck = dict(zip(share_of, np.random.default_rng(0).permutation(len(share_of)), strict=True))
     ordered = sorted(share_of, key=lambda point: (share_of[point], luck[point]))
-    return {point: place % 2 == 0 for place, point in enumerate(ordered)}
+    return {point: place for place, point in enumerate(ordered)}
+
+
+def halves(points: Sequence[int], fails: Sequence[bool]) -> dict[int, bool]:
+    """Whether each point is in the half that thresholds are fitted on."""
+    return {point: place % 2 == 0 for point, place in dealt(points, fails).items()}
 
 
 def interval(auc: float, positives: float, negatives: float) -> tuple[float, float]:
@@ -111,9 +120,9 @@ def _watched(kept: Sequence[tuple[Row, bool]], prefix: str) -> Watched:
     names = sorted(name.removeprefix(prefix) for name in shared)
     figures = [[_scaled(name, row.early[prefix + name]) for name in names] for row, _ in kept]
     points, fails = [row.point for row, _ in kept], [failing for _, failing in kept]
-    first = halves(points, fails)
-    halved = np.array([first[point] for point in points])
-    return Watched(names, np.array(figures).reshape(len(kept), -1), np.array(fails), np.array(points), halved)
+    first, place = halves(points, fails), dealt(points, fails)
+    halved, fold_N = np.array([first[point] for point in points]), np.array([place[point] // 2 % FOLDS for point in points])
+    return Watched(names, np.array(figures).reshape(len(kept), -1), np.array(fails), np.array(points), halved, fold_N)
 
 
 def _scaled(name: str, value: float) -> float:
@@ -130,7 +139,7 @@ def _predictor(watched: Watched, columns: list[int], name: str) -> Predictor:
     failing = None if name == COMBINED else _direction(watched.figures_NF[:, columns[0]], scores_N)
     auc = float(roc_auc_score(fails_N[test_N], scores_N[test_N]))
     low, high = interval(auc, *_independent(watched, test_N))
-    alarm_N = scores_N > threshold(scores_N[fit_N], fails_N[fit_N])
+    alarm_N = scores_N > threshold(_held_out(watched, columns)[fit_N], fails_N[fit_N])
     caught = share(float((alarm_N & fails_N & test_N).sum()), float((fails_N & test_N).sum()))
     false = share(float((alarm_N & ~fails_N & test_N).sum()), float((~fails_N & test_N).sum()))
     false_rate, caught_rate, _ = roc_curve(fails_N[test_N], scores_N[test_N])
@@ -148,6 +157,16 @@ def _scores(figures_NF: Array, fails_N: Flags, fit_N: Flags) -> Array:
     middle_F, spread_F = figures_NF[fit_N].mean(0), figures_NF[fit_N].std(0)
     scaled_NF = (figures_NF - middle_F) / np.where(spread_F > 1e-12, spread_F, 1.0)
     return fit(scaled_NF[fit_N], fails_N[fit_N].astype(float), PRIOR).log_odds(scaled_NF)[0]
+
+
+def _held_out(watched: Watched, columns: list[int]) -> Array:
+    """[N]: scores of the first half, each fold's by a model of the other folds; NaN for the second half."""
+    scores_N = np.full(len(watched.fails_N), np.nan)
+    for fold in range(FOLDS):
+        own_N = watched.first_N & (watched.fold_N == fold)
+        rest_N = watched.first_N & ~own_N
+        scores_N[own_N] = _scores(watched.figures_NF[:, columns], watched.fails_N, rest_N)[own_N]
+    return scores_N
 
 
 def _independent(watched: Watched, part_N: Flags) -> tuple[int, int]:

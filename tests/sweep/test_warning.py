@@ -81,6 +81,22 @@ def test_a_trial_that_falls_behind_is_a_failure_to_warn_of() -> None:
     assert len(early.predictors) == 1  # nothing to combine
 
 
+def test_a_rule_of_many_figures_raises_no_more_false_alarms_than_it_promises() -> None:
+    """On noise nothing can be told, and 1 in 20 successes should be accused; read off the fitted half itself it was 1 in 5."""
+
+    def noise(_: Any, rng: np.random.Generator) -> dict[str, Any]:
+        return {
+            "kind": "unhealthy" if rng.random() < 0.4 else "ok",
+            "early": {f"10/figure{i}": float(rng.normal()) for i in range(12)},
+        }
+
+    found = [warn_early(trials(120, noise, luck=seed), 3.3)[0].predictors[-1] for seed in range(12)]
+    accused = [one.false_alarms.hits for one in found if one.false_alarms is not None]
+    successes = [one.false_alarms.n for one in found if one.false_alarms is not None]
+    assert {one.name for one in found} == {"combined"}
+    assert sum(accused) / sum(successes) == pytest.approx(0.05, abs=0.03)
+
+
 def test_recipes_are_halved_whole_and_alike() -> None:
     points = [point for point in range(40) for _ in range(3)]
     fails = [point < 20 for point in points]
