@@ -69,12 +69,17 @@ def run_work(folder: Path, data: Path, threads: int) -> Outcome:
 
     A process that a signal has ended is started again and goes on from its checkpoint.
     """
-    with gpu_lease(GPU_LOCKS) as gpu:
+    with gpu_lease(GPU_LOCKS, _pause) as gpu:
         for _ in range(KILLS):
             code = _run_process(folder, data, threads, gpu)
             if code >= 0 or read_outcome(folder) is not None:
                 break
     return conclude(folder, code)
+
+
+def _pause(seconds: float) -> None:
+    if _interrupted.wait(seconds):
+        raise Interrupted
 
 
 def _run_process(folder: Path, data: Path, threads: int, gpu: int | None) -> int:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -64,10 +64,11 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def gpu_lease(root: Path) -> Iterator[int | None]:
+def gpu_lease(root: Path, pause: Callable[[float], object] = time.sleep) -> Iterator[int | None]:
     """A GPU for the body alone, as its place in `visible_gpus()`, once one is free; None on a machine without.
 
     root: the folder of the locks, one for all who share the machine's GPUs. The system frees a GPU when its holder dies.
+    pause: called with the seconds until the next look; what it raises ends the waiting.
     """
     gpus = visible_gpus()
     if not gpus:
@@ -80,7 +81,7 @@ def gpu_lease(root: Path) -> Iterator[int | None]:
                 if _taken(handle):
                     yield place
                     return
-        time.sleep(POLL_SECONDS)
+        pause(POLL_SECONDS)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from flows.trials import Interrupted, check_runner, run_all, run_work
 from limoe.config import Params
 from limoe.errors import UserError
 from limoe.sweep.outcome import Outcome, read_outcome, write_outcome
+from limoe.sweep.slots import gpu_lease
 from limoe.sweep.work import Published, Work
 
 OK = Outcome("ok", step=12, evidence="fine", steps_planned=12, loss=2.0)
@@ -277,6 +278,21 @@ def test_a_trial_that_starts_while_the_flow_is_interrupted_ends_too(tmp_path: Pa
     finally:
         trials._interrupted.clear()
     assert started[0].returncode == -signal.SIGTERM
+
+
+def test_a_trial_that_waits_for_a_gpu_notices_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(trials, "GPU_LOCKS", tmp_path / "locks")
+    monkeypatch.setattr(trials, "launch", lambda *_: pytest.fail("it was started without a GPU"))
+    trials._interrupted.clear()
+    try:
+        with gpu_lease(tmp_path / "locks"), ThreadPoolExecutor(1) as pool:  # another sweep has the only one
+            waiting = pool.submit(run_work, tmp_path, tmp_path, 1)
+            trials.end_processes()
+            with pytest.raises(Interrupted):
+                waiting.result(20)
+    finally:
+        trials._interrupted.clear()
 
 
 def test_an_interrupted_flow_ends_its_trials_and_says_nothing_of_them(tmp_path: Path, process: list[str]) -> None:
