@@ -21,7 +21,7 @@ from limoe.config import MoeParams, Params
 from limoe.model.encoder import Mlp, MoeMlp
 from limoe.model.router import NoiseKey, Routing
 from limoe.model.tokens import Layout
-from limoe.train.meter import RoutingMeter
+from limoe.train.meter import RoutingMeter, count, routing_rows
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 # Tokens of 20 captions, evenly spaced among the sorted ones of the default training mixture (data/prepared: mean 8.7, at most 24)
@@ -154,13 +154,13 @@ class Sparse:
             return y_TD
 
         self.given.both_ways(forward)
-        self.meter.add(routings, layout)
+        self.meter.add(count(routings, layout))
         router.adjust(router.observe(routings[LAYER], layout))
         self.step += 1
 
     def dropped(self) -> float:
         """Share of all choices so far that found no place; RuntimeError above 1%, which no figure would be worth."""
-        rows = self.meter.rows(self.step)
+        rows = routing_rows(self.meter.totals, self.step)
         share = 1 - sum(row["placed"] for row in rows) / sum(row["assigned"] for row in rows)
         if share > MAX_DROPPED:
             raise RuntimeError(f"{share:.1%} of the choices were dropped, more than {MAX_DROPPED:.0%}: the input is not balanced")

@@ -29,7 +29,7 @@ from limoe.model.tokens import PairBatch
 from limoe.stages.train import compiles
 from limoe.train.contestants import cost, model_config
 from limoe.train.loop import Loader, Trainer
-from limoe.train.optim import learning_rate
+from limoe.train.meter import routing_rows
 from limoe.train.step import ContrastiveTask
 
 STEP_BAR = 1.10
@@ -97,6 +97,7 @@ def trainer_of(params: Params, contestant: Contestant, device: torch.device, fol
     precision = pick_precision(train.precision, device)
     torch.manual_seed(train.seed)
     model = build_model(config)
+    model.set_grad_checkpointing(train.checkpoint_activations)
     if isinstance(model, Limoe):
         model.bucket = train.bucket
         if compiles(train, config, precision, device):
@@ -111,7 +112,7 @@ def subject_of(trainer: Trainer, name: str) -> Subject:
     """One optimiser step a run: what `Trainer.run` times, without its log and its checkpoints."""
 
     def run() -> None:
-        trainer._backward(next(trainer.loader), learning_rate(trainer.step, trainer.train))
+        trainer.take_step(next(trainer.loader))
         trainer.step = (trainer.step + 1) % trainer.train.steps
 
     return Subject(name, run)
@@ -119,7 +120,7 @@ def subject_of(trainer: Trainer, name: str) -> Subject:
 
 def placed(trainer: Trainer) -> float:
     """Share of the choices so far that found a place: what kernels that follow the decisions do less, where it is below 1."""
-    rows = trainer.meter.rows(trainer.step)
+    rows = routing_rows(trainer.meter.totals, trainer.step)
     return float(sum(row["placed"] for row in rows) / sum(row["assigned"] for row in rows))
 
 

@@ -278,7 +278,8 @@ def diagnose(error: BaseException) -> tuple[Kind, str]:
     if isinstance(cause, OSError) and cause.errno in CLOSED:
         return "machine", f"not permitted{where}: {cause.strerror}; everything already written is valid"
     if isinstance(cause, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
-        return "machine", f"not enough memory: lower train.batch, evaluate.batch or machine.cache_mb ({text})"
+        helps = "set train.micro_batch to auto, or lower train.batch, evaluate.batch or machine.cache_mb"
+        return "machine", f"not enough memory: {helps} ({text})"
     if isinstance(cause, sqlite3.Error):
         return "machine", f"the MLflow store: {cause}; mend or remove it, or name another with MLFLOW_TRACKING_URI"
     if cause is not None:

@@ -289,6 +289,8 @@ class TrainParams(Section):
     precision: Literal["auto", "float32", "bfloat16"]
     steps: int = Field(ge=1)
     batch: int = Field(ge=2)
+    micro_batch: Literal["auto"] | int | None
+    checkpoint_activations: bool
     mixture: dict[str, float] = Field(min_length=1)
     lr: float = Field(gt=0)
     schedule: Literal["cosine", "rsqrt"]
@@ -325,6 +327,13 @@ class TrainParams(Section):
         if not (compiles == "auto" or isinstance(compiles, bool)):
             raise ValueError(f"{compiles!r} is not allowed: auto, true or false are")
         return compiles
+
+    @field_validator("micro_batch", mode="before")
+    @classmethod
+    def _cuts(cls, micro_batch: object) -> object:
+        if not (micro_batch in (None, "auto") or (type(micro_batch) is int and micro_batch > 0)):
+            raise ValueError(f"{micro_batch!r} is not allowed: null, a whole number of pairs from 1, or auto is")
+        return micro_batch
 
     @field_validator("mixture")
     @classmethod
@@ -395,7 +404,13 @@ class Params(Section):
         if batch % group:
             raise ValueError(f"train.batch ({batch}) must be a multiple of model.moe.group_pairs ({group})")
         for name in self.contestants:
-            self.train_for(name)
+            micro = self.train_for(name).micro_batch
+            if isinstance(micro, int) and (batch % micro or micro % group):
+                where = f"contestants.{name}" if "micro_batch" in self.contestants[name] else "train"
+                raise ValueError(
+                    f"{where}.micro_batch ({micro}) must divide train.batch ({batch}) and be a multiple of "
+                    f"model.moe.group_pairs ({group})"
+                )
         return self
 
     @classmethod

@@ -1,8 +1,12 @@
-"""Where this process computes, and in which precision."""
+"""Where this process computes, in which precision, and how what it has computed is read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from limoe.errors import UserError
 
@@ -28,3 +32,10 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def fetch(*groups: Mapping[Any, Tensor]) -> list[dict[Any, Tensor]]:
+    """The same mappings with their tensors on the CPU, all brought over in one transfer as float64 (whole numbers below 2^53)."""
+    flat = [tensor.detach().double().flatten() for group in groups for tensor in group.values()]
+    brought = iter(torch.split(torch.cat(flat).cpu(), [len(part) for part in flat]) if flat else ())
+    return [{name: next(brought).view(tensor.shape) for name, tensor in group.items()} for group in groups]

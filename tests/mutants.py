@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES, AUXILIARY = "tests/losses/test_routing_losses.py", "tests/losses/test_auxiliary.py"
 ROUTER, STATE, LOOP = "tests/model/test_router.py", "tests/model/test_router_state.py", "tests/train/test_loop.py"
+GRADIENTS = "tests/train/test_gradients.py"
 
 
 @dataclass(frozen=True)
@@ -203,16 +204,30 @@ MUTANTS = (
     Mutant(
         "routers' state never moved",
         "limoe/train/loop.py",
-        "            self.task.adjust([objective])\n",
+        "        self.task.adjust(_unless(spoilt, result.observed))\n",
         "",
         LOOP,
     ),
     Mutant(
         "routers' state moved by the first micro-batch alone",
-        "limoe/model/limoe.py",
-        "for output in outputs if output.layout is not None]",
-        "for output in outputs[:1] if output.layout is not None]",
-        LOOP,
+        "limoe/train/gradients.py",
+        "_sums([result.observed for result in results])",
+        "results[0].observed",
+        GRADIENTS,
+    ),
+    Mutant(
+        "auxiliary loss counted once per micro-batch",
+        "limoe/train/gradients.py",
+        "self.task.auxiliary(output, total)",
+        "self.task.auxiliary(output)",
+        GRADIENTS,
+    ),
+    Mutant(
+        "every micro-batch with the first one's noise",
+        "limoe/train/step.py",
+        "first_pair // self.moe.group_pairs",
+        "0",
+        GRADIENTS,
     ),
 )
 

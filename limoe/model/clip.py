@@ -90,6 +90,10 @@ class Clip(nn.Module):
         """The learned bias on all logits of the sigmoid loss; None for any other."""
         return cast(nn.Parameter | None, self.clip.logit_bias)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Hold what enters each block for the backward pass, and compute the rest of it again."""
+        self.clip.set_grad_checkpointing(enable)
+
     def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:  # noqa: ARG002 (the task's contract)
         """Embed a batch of pairs; there is no router, so `noise` is not looked at."""
         layout = TextLayout.of(batch.lengths_B)
@@ -99,19 +103,20 @@ class Clip(nn.Module):
 
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
         """float32 (B, V) embeddings of normalised images."""
-        with _plain_attention(images_BCHW.device):
+        with self._attention(images_BCHW.device):
             return _finish(self.clip.encode_image(images_BCHW), normalize)
 
     def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
         """float32 (B, V) embeddings of captions as padded ids, of at most the text length; shorter ones are padded to it."""
         ids_BL = F.pad(ids_BL, (0, self.text_length - ids_BL.shape[1]), value=PAD_ID)
-        with _plain_attention(ids_BL.device):
+        with self._attention(ids_BL.device):
             return _finish(self.clip.encode_text(ids_BL), normalize)
 
-
-def _plain_attention(device: torch.device) -> AbstractContextManager[None]:
-    """On CPU the written-out attention: the fused one's backward pass takes ten times as long in bf16 (LOG.md)."""
-    return cast(AbstractContextManager[None], sdpa_kernel(SDPBackend.MATH)) if device.type == "cpu" else nullcontext()
+    def _attention(self, device: torch.device) -> AbstractContextManager[None]:
+        """On CPU the written-out attention: the fused one's backward pass takes ten times as long in bf16 (LOG.md). Not where
+        blocks are computed again: that happens outside of this context, and must use the same one."""
+        plain = device.type == "cpu" and not self.clip.transformer.grad_checkpointing
+        return cast(AbstractContextManager[None], sdpa_kernel(SDPBackend.MATH)) if plain else nullcontext()
 
 
 def _finish(embedding_BV: Tensor, normalize: bool) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from limoe.config import MoeParams, TowerParams
 from limoe.model.attention import Attention
@@ -64,7 +65,9 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`depth` blocks and a final norm."""
+    """`depth` blocks and a final norm. recomputes: whether a block's activations are computed again when gradients need them."""
+
+    recomputes = False
 
     def __init__(self, tower: TowerParams, moe: MoeParams | None) -> None:
         super().__init__()
@@ -79,7 +82,10 @@ class Encoder(nn.Module):
             draws = None
             if self.training and noise is not None and index in self.sparse:  # drawn out here: a block compiles as a whole
                 draws = noise.draw(layout, index, self.experts)
-            x_TD, routing = block(x_TD, layout, draws)
+            if self.recomputes:
+                x_TD, routing = checkpoint(block, x_TD, layout, draws, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_TD, routing = block(x_TD, layout, draws)
             if routing is not None:
                 routings[index] = routing
         return self.norm(x_TD), routings

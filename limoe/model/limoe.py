@@ -7,7 +7,7 @@ width, C colour channels, H height, W width in px.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from limoe.config import MoeParams, TowerParams
 from limoe.model.encoder import Block, Encoder, MoeMlp
-from limoe.model.router import NoiseKey, Routing
+from limoe.model.router import NoiseKey, Router, Routing
 from limoe.model.tokens import PAD_ID, Layout, PairBatch, flat_ids
 
 COLOURS = 3
@@ -93,6 +93,10 @@ class Limoe(nn.Module):
         image_rows, text_rows = layout.split(x_TD)
         return Output(self.pool_images(image_rows, layout), self.pool_text(text_rows, layout), layout, routings)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Hold what enters each block for the backward pass, and compute the rest of it again (open_clip's name for it)."""
+        self.encoder.recomputes = enable
+
     def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Put every block through torch.compile (with this backend of it), at its first call.
 
@@ -104,12 +108,18 @@ class Limoe(nn.Module):
         for block in self.encoder.blocks:
             block.compile(dynamic=False, backend=backend)
 
-    def adjust_routers(self, outputs: Sequence[Output]) -> None:
-        """Move the routers' balancing state, if they have any: once an optimiser step, from all outputs that went into it."""
-        for layer in outputs[0].routings:
-            router = cast(MoeMlp, cast(Block, self.encoder.blocks[layer]).mlp).router
-            observed = [router.observe(output.routings[layer], output.layout) for output in outputs if output.layout is not None]
-            router.adjust(torch.stack(observed).sum(0))
+    def observe_routers(self, output: Output) -> dict[int, Tensor]:
+        """What the routers need to know of an output to move their balancing state, by block; sums over parts of a batch."""
+        assert output.layout is not None
+        return {layer: self._router(layer).observe(routing, output.layout) for layer, routing in output.routings.items()}
+
+    def adjust_routers(self, observed: dict[int, Tensor]) -> None:
+        """Move the routers' balancing state, if they have any: once an optimiser step, by all that was observed in it."""
+        for layer, sums in observed.items():
+            self._router(layer).adjust(sums)
+
+    def _router(self, layer: int) -> Router:
+        return cast(MoeMlp, cast(Block, self.encoder.blocks[layer]).mlp).router
 
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
         """float32 (B, V) embeddings of normalised images, as open_clip's method of this name."""

@@ -36,6 +36,19 @@ class PairBatch:
     lengths_B: Tensor
     keys: tuple[str, ...]
 
+    def __len__(self) -> int:
+        """B."""
+        return len(self.images_BCHW)
+
+    def split(self, pairs: int) -> list[PairBatch]:
+        """Parts of so many pairs, which must divide the batch (ValueError), in order."""
+        if len(self) % pairs:
+            raise ValueError(f"{len(self)} pairs cannot be cut into parts of {pairs}")
+        tokens = self.lengths_B.view(-1, pairs).sum(1).tolist()
+        keys = [self.keys[first : first + pairs] for first in range(0, len(self), pairs)]
+        cut = (torch.split(self.images_BCHW, pairs), torch.split(self.ids_N, tokens), torch.split(self.lengths_B, pairs), keys)
+        return [PairBatch(*part) for part in zip(*cut, strict=True)]
+
     def to(self, device: torch.device) -> PairBatch:
         """The batch on `device`."""
         return PairBatch(

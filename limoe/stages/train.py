@@ -123,6 +123,7 @@ def open_trainer(
     model = build_model(config)
     if start is not None:
         start.load_into(model)
+    model.set_grad_checkpointing(train.checkpoint_activations)
     if isinstance(model, Limoe):
         model.bucket = train.bucket
         if compiles(train, config, precision, device):

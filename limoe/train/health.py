@@ -1,6 +1,7 @@
 """What a training is watched for: a figure that leaves the range of healthy recipes raises a named alarm (docs/health.md).
 
-All but the guard judges rows of metrics.jsonl and nothing else, so that a finished training can be judged again.
+The watch judges rows of metrics.jsonl and nothing else, so that a finished training can be judged again. What guards single steps
+is `limoe.train.guard`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +17,7 @@ from limoe.config import TrainParams
 from limoe.model.tokens import MODALITIES
 from limoe.train.alarm import Alarm, Stopped
 
-__all__ = ["Alarm", "FiniteGuard", "Stopped", "Watch", "alarms_of"]
+__all__ = ["Alarm", "Stopped", "Watch", "alarms_of"]
 
 MAX_SCALE = 100.0  # CLIP's bound on the learned logit scale
 WATCHED = ("contrastive", "logit_scale")
@@ -148,37 +149,3 @@ def _by_block(figures: Mapping[str, float]) -> dict[int, dict[str, float]]:
         if slash:
             blocks[int(block.removeprefix("block"))][rest] = figure
     return dict(sorted(blocks.items()))
-
-
-@dataclass
-class FiniteGuard:
-    """Skips a step whose loss or gradient is not finite; `limit` of them in a row are a divergence: `alarm`."""
-
-    limit: int
-    in_a_row: int = field(default=0)
-    skipped: int = field(default=0)
-    alarm: Alarm | None = field(default=None)
-
-    def passes(self, loss: float, gradient_norm: float, step: int, keys: tuple[str, ...]) -> bool:
-        """Whether the step may be taken. step: its number, from 1, as in metrics.jsonl. keys: of the batch, for the sentence."""
-        if math.isfinite(loss) and math.isfinite(gradient_norm):
-            self.in_a_row = 0
-            return True
-        self.in_a_row += 1
-        self.skipped += 1
-        if self.in_a_row >= self.limit:
-            evidence = (
-                f"the loss was {loss:g} and the gradient norm {gradient_norm:g}, not finite for {self.in_a_row} steps in a row "
-                f"(the batch begins with {', '.join(keys[:3])}; all keys stand in bad_batches.jsonl)"
-            )
-            self.alarm = Alarm("diverged", step, evidence)
-        return False
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]
-        self.alarm = None if state["alarm"] is None else Alarm(**state["alarm"])

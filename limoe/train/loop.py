@@ -11,19 +11,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limoe.config import TrainParams
+from limoe.dist import fetch
 from limoe.model.tokens import PairBatch
 from limoe.train.checkpoint import Checkpoint, Checkpoints
-from limoe.train.health import MAX_SCALE, Alarm, FiniteGuard, Stopped, Watch
+from limoe.train.gradients import Gradients
+from limoe.train.guard import FiniteGuard, step_unless
+from limoe.train.health import MAX_SCALE, Alarm, Stopped, Watch
 from limoe.train.journal import Journal
-from limoe.train.meter import RoutingMeter
+from limoe.train.meter import RoutingMeter, routing_rows, routing_summary
 from limoe.train.optim import GroupNorms, learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
-from limoe.train.step import ContrastiveTask, Objective
+from limoe.train.step import ContrastiveTask
 
 RECENT_STEPS = 1000  # behind the median step time
 MAX_LOG_SCALE = math.log(MAX_SCALE)
@@ -64,6 +68,7 @@ class Trainer:
         self.on_row, self.on_rows, self.on_alarm = on_row, on_rows, on_alarm
         self.model: nn.Module = task.model
         self.device = next(self.model.parameters()).device
+        self.gradients = Gradients(task)
         self.optimizer = make_optimizer(self.model, train)
         self.norms = GroupNorms(self.model)
         self.checkpoints = Checkpoints(folder / "checkpoints")
@@ -75,7 +80,9 @@ class Trainer:
         self.watch = Watch(train, None if task.moe is None else task.moe.experts)
         self.seconds = 0.0  # of all steps, those before an interruption included
         self.recent_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
+        self.reads_every_step = self.device.type == "cpu"  # a bad step is known at once where nothing runs behind the host's back
         self.step = 0
+        self._unshared: list[float] = []  # of the steps since the device was last waited for
         self.handed_out = 0  # bytes of the metrics' journal that on_rows has had from this process
 
     @property
@@ -112,6 +119,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
+        self._read({})
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"optim/{name}": tensor for name, tensor in optimizer_tensors(self.optimizer, self.model).items()}
         state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
@@ -129,12 +137,12 @@ class Trainer:
         last = self.train.steps if until is None else min(until, self.train.steps)
         while self.step < last and self.stopping is None:
             start = time.perf_counter()
-            rate = learning_rate(self.step, self.train)
-            objective, figures = self._backward(next(self.loader).to(self.device), rate)
+            figures = self.take_step(next(self.loader).to(self.device))
+            read = self._read(figures) if figures or self.reads_every_step else None
             self.step += 1
-            self._clock(time.perf_counter() - start)
-            if self._is_logged(self.step):
-                self._log(objective, figures | {"lr": rate})
+            self._clock(time.perf_counter() - start, waited=read is not None)
+            if figures and read is not None:
+                self._log(*read)
             if self.step % self.train.checkpoint_every == 0 or self.step == self.train.steps or self.stopping is not None:
                 self.save()
         self._hand_out()  # a training that was killed after its last checkpoint comes here with rows that nobody has had
@@ -143,60 +151,73 @@ class Trainer:
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, by the name that it has in a checkpoint."""
-        return {"loader": self.loader, "meter": self.meter, "guard": self.guard, "watch": self.watch}
+        return {"loader": self.loader, "gradients": self.gradients, "meter": self.meter, "guard": self.guard, "watch": self.watch}
 
     def _is_logged(self, step: int) -> bool:
         return step % self.train.log_every == 0 or step == self.train.steps
 
-    def _clock(self, seconds: float) -> None:
+    def _clock(self, seconds: float, waited: bool) -> None:
+        """Count a step. What it took is known when the device has been waited for: the steps since the last time share it."""
         self.seconds += seconds
-        self.recent_seconds.append(seconds)
+        self._unshared.append(seconds)
+        if waited:
+            self.recent_seconds.extend([fmean(self._unshared)] * len(self._unshared))
+            self._unshared = []
 
     def _hand_out(self) -> None:
         if rows := self.metrics.rows(self.handed_out):
             self.on_rows(rows)
         self.handed_out = self.metrics.sync()
 
-    def _backward(self, batch: PairBatch, rate: float) -> tuple[Objective, dict[str, float]]:
-        """Loss, gradient and, if both are finite, one optimiser step; and norms: more of them if the step is logged."""
-        objective = self.task(batch, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        objective.total.backward()  # type: ignore[no-untyped-call]
+    def take_step(self, batch: PairBatch) -> dict[str, Tensor]:
+        """One optimiser step, left out if loss or gradient is not finite, with a batch on the device, which nothing waits for.
+
+        Returned is what metrics.jsonl says of the step if it is to be logged, else nothing; scalars on the device.
+        """
+        result = self.gradients(batch, self.step)
         logged = self._is_logged(self.step + 1)
         figures = self.norms.gradients() if logged else {}  # before they are clipped
-        norm_0 = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
-        loss, norm = torch.stack([objective.total.detach().double(), norm_0.double()]).tolist()
-        if self._passes(loss, norm, batch.keys):
-            before = self.norms.weights() if logged else None
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-            self.task.adjust([objective])
-            self.meter.add(objective.output.routings, objective.output.layout)
-            with torch.no_grad():
-                self.model.logit_scale.clamp_(0, MAX_LOG_SCALE)  # type: ignore[operator]
-            figures |= {} if before is None else self.norms.updates(before)
-        return objective, figures | {"gradient_norm": norm}
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+        spoilt = self.guard.spoilt(result.total, norm, self.step + 1, batch.keys)
+        before = self.norms.weights() if logged else None
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.train)
+        step_unless(spoilt, self.optimizer)
+        self.task.adjust(_unless(spoilt, result.observed))
+        self.meter.add(_unless(spoilt, result.counts))
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOG_SCALE)  # type: ignore[operator]
+        if before is None:
+            return {}
+        figures |= self.norms.updates(before) | {"gradient_norm": norm}
+        return {**result.terms, **result.report, "loss": result.total} | figures
 
-    def _passes(self, loss: float, norm: float, keys: tuple[str, ...]) -> bool:
-        """Whether the step may be taken; a batch that spoils it is written down."""
-        step = self.step + 1
-        passes = self.guard.passes(loss, norm, step, keys)
-        if not passes:  # as text: JSON has no NaN
-            self.bad_batches.append([{"step": step, "loss": str(loss), "gradient_norm": str(norm), "keys": list(keys)}])
-        if self.guard.alarm is not None:
+    def _read(self, figures: dict[str, Tensor]) -> tuple[dict[str, float], dict[int, Tensor]]:
+        """Wait for the device, and bring over in one transfer how the steps since the last time went, and for a step that is
+        logged its figures and the routing's counts."""
+        steps, found, counts = fetch(self.guard.unread, figures, self.meter.totals if figures else {})
+        alarm = self.guard.alarm
+        if bad := self.guard.judge(steps):
+            self.bad_batches.append(bad)
+        if self.guard.alarm is not None and alarm is None:
             self.on_alarm(self.guard.alarm)
-        return passes
+        return {name: value.item() for name, value in found.items()}, counts
 
-    def _log(self, objective: Objective, figures: dict[str, float]) -> None:
-        scalars = {**objective.terms, **objective.report, "loss": objective.total}
-        numbers = {name: float(value.detach()) for name, value in scalars.items()} | figures
+    def _log(self, figures: dict[str, float], counts: dict[int, Tensor]) -> None:
+        if self.guard.in_a_row:  # the step was skipped: nothing was updated
+            figures = {name: value for name, value in figures.items() if not name.startswith("update/")}
+        figures |= {"lr": learning_rate(self.step - 1, self.train)}
         row: dict[str, Any] = {"step": self.step, "time": int(time.time() * 1000), "skipped_steps": self.guard.skipped}
-        row |= {name: number for name, number in numbers.items() if math.isfinite(number)}  # JSON has no NaN; skipped_steps tells
-        row |= self.meter.summary()
+        row |= {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no NaN; skipped_steps tells
+        row |= routing_summary(counts)
         self.metrics.append([row])
-        self.routing.append(self.meter.rows(self.step))
+        self.routing.append(routing_rows(counts, self.step))
         self.meter.reset()
         self.on_row(row)
         for alarm in self.watch.see(row):
             self.on_alarm(alarm)
+
+
+def _unless(spoilt: Tensor, sums: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Zeros where `spoilt` (a bool scalar) is true: nothing was observed."""
+    return {layer: torch.where(spoilt, 0, values) for layer, values in sums.items()}

@@ -80,26 +80,21 @@ class GroupNorms:
         for name, parameter in model.named_parameters():
             self._groups.setdefault(group_of(name), []).append(parameter)
 
-    def gradients(self) -> dict[str, float]:
+    def gradients(self) -> dict[str, Tensor]:
         """`gradient/GROUP`: the norm of the group's gradient."""
         gradients = {g: [p.grad for p in group if p.grad is not None] for g, group in self._groups.items()}
-        return _floats({f"gradient/{g}": nn.utils.get_total_norm(tensors) for g, tensors in gradients.items()})
+        return {f"gradient/{g}": nn.utils.get_total_norm(tensors) for g, tensors in gradients.items()}
 
     def weights(self) -> dict[str, list[Tensor]]:
         """A copy of all weights, for `updates`; made when activations are gone, so that the peak of memory stays what it is."""
         return {g: [p.detach().clone() for p in group] for g, group in self._groups.items()}
 
     @torch.no_grad()
-    def updates(self, before: dict[str, list[Tensor]]) -> dict[str, float]:
+    def updates(self, before: dict[str, list[Tensor]]) -> dict[str, Tensor]:
         """`update/GROUP`: the norm of what has changed since `before` over the norm of the weights; `before` is used up."""
         ratios = {}
         for g, group in self._groups.items():
             for old, new in zip(before[g], group, strict=True):
                 old.sub_(new)
             ratios[f"update/{g}"] = nn.utils.get_total_norm(before[g]) / nn.utils.get_total_norm(group)
-        return _floats(ratios)
-
-
-def _floats(scalars: dict[str, Tensor]) -> dict[str, float]:
-    """Read together: one wait for the device."""
-    return dict(zip(scalars, torch.stack([scalar.double() for scalar in scalars.values()]).tolist(), strict=True))
+        return ratios

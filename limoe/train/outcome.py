@@ -63,13 +63,15 @@ def write_journals(folder: Path, trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def timing(trainer: Trainer) -> dict[str, Any]:
-    """Seconds of all steps, median step of the last thousand (ms); this process's peak resident memory (MB), device, threads."""
+    """Seconds of all steps, median step of the last thousand (ms); peak resident memory of this process (MB); pairs whose
+    activations were held at a time; device, threads, precision."""
     recent = trainer.recent_seconds
     return {
         "seconds": round(trainer.seconds, 2),
         "steps": trainer.step,
         "step_ms_median": round(1000 * statistics.median(recent), 1),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "micro_batch": trainer.gradients.pairs or trainer.train.batch,
         "device": str(trainer.device),
         "threads": trainer.train.threads,
         "precision": str(trainer.task.precision).removeprefix("torch."),

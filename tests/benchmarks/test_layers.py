@@ -23,6 +23,7 @@ from benchmarks.layers import (
 )
 from benchmarks.peers import PEERS, peer_subject
 from limoe.model.tokens import IMAGE
+from limoe.train.meter import routing_rows
 
 CPU = torch.device("cpu")
 SHAPE = Shape(24, 96, 4, 800)
@@ -136,7 +137,7 @@ def test_layers_that_take_turns_do_not_share_their_noise(given: Input) -> None:
     for seed in (0, 1, 1):
         sparse = Sparse(given, "loop", seed)
         sparse.run()
-        placed.append([row["assigned"] for row in sparse.meter.rows(1)])
+        placed.append([row["assigned"] for row in routing_rows(sparse.meter.totals, 1)])
     assert placed[0] != placed[1] == placed[2]
 
 

@@ -12,6 +12,7 @@ from benchkit import checked, ratios
 from benchmarks.layers import CAPTION_QUANTILES, PARAMS
 from benchmarks.step import EOS, QUICK, draw, flops, main, subject_of, trainer_of
 from limoe.config import CONTESTANTS, Params
+from limoe.train.meter import routing_rows
 
 CPU = torch.device("cpu")
 
@@ -56,7 +57,7 @@ def test_a_run_is_an_optimiser_step_of_the_training(tiny: Params, tmp_path: Path
     moved = {name for name, parameter in trainer.model.named_parameters() if not torch.equal(before[name], parameter)}
     assert {"patch.weight", "logit_scale", "encoder.blocks.1.mlp.router.weight"} <= moved
     assert trainer.step == 1
-    assert sum(row["tokens"] for row in trainer.meter.rows(0) if row["expert"] == 0) == 16 * 4 + tokens
+    assert sum(row["tokens"] for row in routing_rows(trainer.meter.totals, 0) if row["expert"] == 0) == 16 * 4 + tokens
 
 
 @pytest.mark.parametrize("contestant", ["limoe", "dense"])

@@ -12,8 +12,8 @@ from modelkit import PARAMS, moe
 
 from limoe.errors import UserError
 from limoe.train.alarm import HELP
-from limoe.train.health import Alarm, FiniteGuard, Stopped, Watch, alarms_of, guessing_loss
-from limoe.train.meter import RoutingMeter
+from limoe.train.health import Alarm, Stopped, Watch, alarms_of, guessing_loss
+from limoe.train.meter import count, routing_summary
 
 LIMITS = {
     "action": "warn",
@@ -200,32 +200,10 @@ def test_stopped_says_which_why_and_what_helps(kind, params):
 
 
 def test_the_watch_reads_what_the_meter_writes():
-    meter = RoutingMeter(step_of([0] * 7, [True] * 7)[1].real_T.device)
     routing, layout = step_of([0] * 7, [False] * 7)  # everything asks for one expert, and gets no place
-    meter.add({1: routing}, layout)
-    row = {"step": 70} | meter.summary()
+    row = {"step": 70} | routing_summary(count({1: routing}, layout))
     names = {alarm.name for alarm in alarms_of([row], recipe(), 3)}
     assert names == {"text-collapse@block1", "image-collapse@block1", "dead-experts@block1"}
-
-
-def test_guard_skips_and_gives_up():
-    guard = FiniteGuard(limit=3)
-    assert guard.passes(1.0, 1.0, 1, ("a",))
-    assert not guard.passes(float("nan"), 1.0, 2, ("a",))
-    assert not guard.passes(1.0, float("inf"), 3, ("a",))
-    assert guard.passes(1.0, 1.0, 4, ("a",))  # a good step starts the count anew
-    assert guard.skipped == 2
-    assert not guard.passes(float("nan"), 1.0, 5, ("a",))
-    again = FiniteGuard(limit=3)
-    again.load_state_dict(json.loads(json.dumps(guard.state_dict())))
-    assert not again.passes(float("nan"), 1.0, 6, ("a",))
-    assert again.alarm is None
-    assert not again.passes(float("nan"), 1.0, 7, ("first-key", "b"))
-    assert (again.alarm.name, again.alarm.step, again.skipped) == ("diverged", 7, 5)
-    assert re.search(r"the loss was nan .* 3 steps in a row .*first-key, b", again.alarm.evidence)
-    last = FiniteGuard(limit=3)
-    last.load_state_dict(json.loads(json.dumps(again.state_dict())))
-    assert last.alarm == again.alarm
 
 
 def test_the_default_limits_fit_each_other(params):

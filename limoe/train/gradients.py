@@ -1,0 +1,148 @@
+"""Loss and gradients of a batch: of all of it at once, or the same in micro-batches, one of whose activations is held at a time.
+
+A contrastive batch cannot be summed up piece by piece: every pair is compared with every other. Gradient caching (arXiv
+2101.06983) goes over it twice. First every micro-batch is embedded and its activations are forgotten; the loss of all embeddings
+gives the gradient with respect to each of them. Then every micro-batch is embedded again, this time to send its part of that
+gradient, and that of its own share of the auxiliary loss, through the model. Router noise is keyed by (seed, step, layer, group),
+so the second embedding is the first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from limoe.model.limoe import Output
+from limoe.model.tokens import PairBatch
+from limoe.train.meter import count
+from limoe.train.step import ContrastiveTask
+
+log = logging.getLogger(__name__)
+NO_MEMORY = "can't allocate memory"  # what torch's allocator for processors says, in a plain RuntimeError
+Name = TypeVar("Name", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a batch came to; its gradients lie on the parameters.
+
+    terms, report: as of an Objective, without a graph. By block: observed, for `ContrastiveTask.adjust`; counts, for
+    `RoutingMeter.add`.
+    """
+
+    terms: dict[str, Tensor]
+    report: dict[str, Tensor]
+    observed: dict[int, Tensor]
+    counts: dict[int, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the terms: what was minimised."""
+        return torch.stack(list(self.terms.values())).sum()
+
+
+class Gradients:
+    """Computes them in micro-batches of `pairs` pairs, None for whole batches.
+
+    With `train.micro_batch` = auto a batch that does not fit into memory is tried again, whole, in smaller micro-batches, and all
+    that follow are cut like it; `pairs` is then part of the training's state.
+    """
+
+    def __init__(self, task: ContrastiveTask) -> None:
+        self.task = task
+        self.auto = task.train.micro_batch == "auto"
+        self.pairs = task.train.micro_batch if isinstance(task.train.micro_batch, int) else None
+
+    def __call__(self, batch: PairBatch, step: int) -> Result:
+        """Replace the model's gradients by those of this batch."""
+        while True:
+            try:
+                self.task.model.zero_grad(set_to_none=True)
+                whole = self.pairs is None or self.pairs == len(batch)
+                return self._at_once(batch, step) if whole else self._cached(batch, step)
+            except RuntimeError as error:
+                if not (self.auto and is_out_of_memory(error) and self._has_shrunk(len(batch))):
+                    raise
+            if batch.images_BCHW.is_cuda:  # not above: until then the exception holds on to what did not fit
+                torch.cuda.empty_cache()
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"pairs": self.pairs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.pairs = state["pairs"]
+
+    def _at_once(self, batch: PairBatch, step: int) -> Result:
+        objective = self.task(batch, step)
+        objective.total.backward()  # type: ignore[no-untyped-call]
+        return self._result(objective.terms, objective.report, objective.output)
+
+    def _cached(self, batch: PairBatch, step: int) -> Result:
+        assert self.pairs is not None
+        parts = list(zip(range(0, len(batch), self.pairs), batch.split(self.pairs), strict=True))
+        embedded = [self._embeddings(part, step, first) for first, part in parts]
+        image_BV, text_BV = (torch.cat(pieces).requires_grad_() for pieces in zip(*embedded, strict=True))
+        contrastive = self.task.contrastive(Output(image_BV, text_BV, None, {}), batch)
+        report = self.task.report()
+        contrastive.backward()  # type: ignore[no-untyped-call]
+        assert image_BV.grad is not None
+        assert text_BV.grad is not None
+        pulls = zip(torch.split(image_BV.grad, self.pairs), torch.split(text_BV.grad, self.pairs), strict=True)
+        results = [self._part(part, step, first, len(batch), *pull) for (first, part), pull in zip(parts, pulls, strict=True)]
+        return Result(
+            {"contrastive": contrastive.detach()} | _sums([result.terms for result in results]),
+            report | _sums([result.report for result in results]),
+            _sums([result.observed for result in results]),
+            _sums([result.counts for result in results]),
+        )
+
+    @torch.no_grad()
+    def _embeddings(self, part: PairBatch, step: int, first: int) -> tuple[Tensor, Tensor]:
+        output = self.task.embed(part, step, first)
+        return output.image_BV, output.text_BV
+
+    def _part(self, part: PairBatch, step: int, first: int, total: int, image_pull_BV: Tensor, text_pull_BV: Tensor) -> Result:
+        """Add the gradients of a micro-batch, from those with respect to its embeddings, to the parameters' own."""
+        output = self.task.embed(part, step, first)
+        terms, report = self.task.auxiliary(output, total)
+        pull = (output.image_BV * image_pull_BV).sum() + (output.text_BV * text_pull_BV).sum()
+        torch.stack([pull, *terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        return self._result(terms, report, output)
+
+    def _result(self, terms: dict[str, Tensor], report: dict[str, Tensor], output: Output) -> Result:
+        detached = {name: value.detach() for name, value in terms.items()}
+        return Result(detached, report, self.task.observe(output), count(output.routings, output.layout))
+
+    def _has_shrunk(self, batch: int) -> bool:
+        """Whether there is a smaller micro-batch, which is then the one to use."""
+        before, group = self.pairs or batch, 1 if self.task.moe is None else self.task.moe.group_pairs
+        smaller = smaller_part(before, batch, group)
+        if smaller is not None:
+            log.warning("out of memory with micro-batches of %d pairs: going on with %d", before, smaller)
+            self.pairs = smaller
+        return smaller is not None
+
+
+def smaller_part(pairs: int, batch: int, group: int) -> int | None:
+    """The largest micro-batch of at most half of `pairs`, in whole routing groups, that divides the batch; None if there is none.
+
+    >>> smaller_part(96, 96, 16), smaller_part(48, 96, 16), smaller_part(16, 96, 16)
+    (48, 16, None)
+    """
+    return max((size for size in range(group, pairs // 2 + 1, group) if batch % size == 0), default=None)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch found no memory, on a GPU or a processor."""
+    return isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error)
+
+
+def _sums(parts: Sequence[Mapping[Name, Tensor]]) -> dict[Name, Tensor]:
+    return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}

@@ -1,0 +1,261 @@
+"""A step's loss and gradients do not depend on how its batch is cut; memory does; what does not fit is cut until it does.
+
+Float64, on the plain kernel. The reference is one differentiation of the whole batch's objective.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from memorykit import PeakMemory
+from modelkit import EOS, PARAMS, VOCAB, batch, moe, take, tower
+
+from limoe.config import AUX_TERMS, Params
+from limoe.errors import UserError
+from limoe.model.clip import Clip
+from limoe.model.limoe import Limoe
+from limoe.model.router import ROUTERS
+from limoe.train.gradients import Gradients, smaller_part
+from limoe.train.loop import Trainer
+from limoe.train.meter import count
+from limoe.train.outcome import timing
+from limoe.train.step import ContrastiveTask
+
+PAIRS, GROUP, STEP = 16, 2, 5
+TWINS = [0, 1, 2, 3, 4, 2, 6, 2, 8, 9, 1, 11, 12, 13, 14, 8]  # which pair's caption each pair has
+
+
+def task(kind: str = "limoe", shape: dict | None = None, precision=torch.float32, **train) -> ContrastiveTask:
+    torch.manual_seed(0)
+    recipe = type(PARAMS.train).model_validate(PARAMS.train.model_dump() | {"batch": PAIRS} | train)
+    bias = -3.0 if recipe.loss == "sigmoid" else None
+    all_terms = {"aux_weights": dict.fromkeys(AUX_TERMS, 1.0), "aux_coefficient": 1.0, "group_pairs": GROUP}
+    all_terms |= {"tau_text": 1.4, "tau_image": 1.4}
+    experts = moe(**(all_terms | (shape or {}))) if kind == "limoe" else None
+    if kind == "clip":
+        return ContrastiveTask(Clip(tower(), PARAMS.model.clip, 16, VOCAB, EOS, init_bias=bias), None, recipe, precision)
+    model = Limoe(tower(), experts, VOCAB, init_bias=bias, bucket=16).double().train()
+    return ContrastiveTask(model, experts, recipe, precision)
+
+
+def pairs(dtype=torch.float64):
+    captions = take(batch(PAIRS, dtype=dtype), TWINS)
+    return type(captions)(batch(PAIRS, dtype=dtype).images_BCHW, captions.ids_N, captions.lengths_B, captions.keys)
+
+
+def gradients_of(one: ContrastiveTask) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in one.model.named_parameters() if p.grad is not None}
+
+
+def assert_equal(found: dict, wanted: dict, **tolerance) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+LOSSES = [
+    {"loss": "softmax"},
+    {"loss": "softmax", "positives": "equal-captions", "loss_chunk": 3},
+    {"loss": "sigmoid"},
+    {"loss": "sigmoid", "positives": "equal-captions", "loss_chunk": 3},
+]
+ROUTED = [(router, {"loss": "softmax"}) for router in ROUTERS] + [("top-k", changes) for changes in LOSSES[1:]]
+
+
+@pytest.mark.parametrize("router, changes", ROUTED)
+def test_micro_batches_equal_the_whole_batch(router, changes):
+    wanted = task(shape={"router": router, "k": 2}, **changes)
+    objective = wanted(pairs(), STEP)
+    objective.total.backward()
+    for parts in (1, 2, 4):
+        one = task(shape={"router": router, "k": 2}, micro_batch=PAIRS // parts, **changes)
+        for parameter in one.model.parameters():
+            parameter.grad = torch.full_like(parameter, 7.0)  # of the step before
+        result = Gradients(one)(pairs(), STEP)
+        tight = {"rtol": 1e-9, "atol": 1e-12}
+        assert_equal(gradients_of(one), gradients_of(wanted), **tight)
+        assert_equal(result.terms, {name: value.detach() for name, value in objective.terms.items()}, **tight)
+        assert_equal(result.report, objective.report, **tight)
+        assert result.total.item() == pytest.approx(objective.total.item(), rel=1e-12)
+        assert_equal(result.counts, count(objective.output.routings, objective.output.layout), **tight)
+        one.adjust(result.observed)
+        moved = task(shape={"router": router, "k": 2}, **changes)
+        moved.adjust(moved.observe(moved(pairs(), STEP).output))
+        assert_equal(dict(one.model.named_buffers()), dict(moved.model.named_buffers()), rtol=1e-6, atol=1e-7)
+        assert any(not torch.equal(*both) for both in zip(one.model.buffers(), wanted.model.buffers(), strict=True)) == (
+            router in ("loss-free", "expert-choice")
+        )
+
+
+def test_all_auxiliary_terms_are_compared():
+    objective = task()(pairs(), STEP)
+    assert {name.removeprefix("aux/") for name in objective.report} == {*AUX_TERMS, "logit_scale"}
+    assert all(value > 1e-3 for value in objective.report.values())
+
+
+@pytest.mark.parametrize("kind", ["dense", "clip"])
+def test_a_model_that_routes_nothing_is_cut_too(kind):
+    wanted, one = task(kind), task(kind, micro_batch=4)
+    dtype = torch.float32 if kind == "clip" else torch.float64
+    objective = wanted(pairs(dtype), STEP)
+    objective.total.backward()
+    result = Gradients(one)(pairs(dtype), STEP)
+    assert_equal(gradients_of(one), gradients_of(wanted), rtol=1e-4, atol=1e-6)
+    assert (result.counts, list(result.terms)) == ({}, ["contrastive"])
+
+
+def test_without_auxiliary_terms_there_is_nothing_to_share():
+    off = {"aux_coefficient": 0.0}
+    wanted, one = task(shape=off), task(shape=off, micro_batch=4)
+    wanted(pairs(), STEP).total.backward()
+    Gradients(one)(pairs(), STEP)
+    assert_equal(gradients_of(one), gradients_of(wanted), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["limoe", "dense", "clip"])
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_activations_that_are_computed_again_change_nothing(kind, micro_batch):
+    dtype = torch.float32 if kind == "clip" else torch.float64
+    plain, again = task(kind, micro_batch=micro_batch), task(kind, micro_batch=micro_batch)
+    again.model.set_grad_checkpointing()
+    expected, found = (Gradients(one)(pairs(dtype), STEP) for one in (plain, again))
+    tolerance = {"rtol": 1e-4, "atol": 1e-6} if kind == "clip" else {"rtol": 0, "atol": 0}
+    assert_equal(found.terms, expected.terms, **tolerance)
+    assert_equal(gradients_of(again), gradients_of(plain), **tolerance)
+
+
+def test_memory_falls():
+    peaks = {}
+    for name, changes in {"whole": {}, "cut": {"micro_batch": 2}, "again": {}}.items():
+        one = task(**changes)
+        one.model.set_grad_checkpointing(name == "again")
+        gradients, whole = Gradients(one), pairs()
+        gradients(whole, STEP)  # gradients are there, as they are in training
+        with PeakMemory() as memory:
+            gradients(whole, STEP)
+        peaks[name] = memory.peak - sum(gradient.nbytes for gradient in gradients_of(one).values())
+    assert peaks["cut"] < peaks["whole"] / 3
+    assert peaks["again"] < peaks["whole"] / 2
+
+
+class Same:
+    """A loader of one batch, again and again."""
+
+    def __next__(self):
+        return pairs()
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@contextmanager
+def room_for(one: ContrastiveTask, most: int, error: Exception, in_backward: bool) -> Iterator[list[int]]:
+    """A model that finds no memory for more pairs at a time; yields the sizes that were tried."""
+    tried = []
+
+    def fail(*_: object) -> None:
+        raise error
+
+    def hook(_, args, output):
+        tried.append(len(args[0]))
+        if tried[-1] > most:
+            if not in_backward:
+                fail()
+            if output.image_BV.requires_grad:
+                output.image_BV.register_hook(fail)
+
+    handle = one.model.register_forward_hook(hook)
+    yield tried
+    handle.remove()
+
+
+SHORTAGES = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+@pytest.mark.parametrize("error", SHORTAGES)
+def test_a_batch_that_does_not_fit_is_tried_again_in_halves(caplog, error, in_backward):
+    wanted, one = task(micro_batch=4), task(micro_batch="auto")
+    expected, gradients = Gradients(wanted)(pairs(), STEP), Gradients(one)
+    with room_for(one, 4, error, in_backward) as tried, caplog.at_level(logging.WARNING):
+        result = gradients(pairs(), STEP)
+    assert gradients.pairs == 4
+    assert [size for i, size in enumerate(tried) if i == 0 or tried[i - 1] != size] == [16, 8, 4]
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with micro-batches of 16 pairs: going on with 8",
+        "out of memory with micro-batches of 8 pairs: going on with 4",
+    ]
+    assert_equal(result.terms, expected.terms, rtol=0, atol=0)
+    assert_equal(result.counts, expected.counts, rtol=0, atol=0)
+    assert_equal(gradients_of(one), gradients_of(wanted), rtol=0, atol=0)
+    again = Gradients(one)
+    again.load_state_dict(gradients.state_dict())
+    with room_for(one, 4, error, in_backward) as tried:
+        again(pairs(), STEP)
+    assert set(tried) == {4}
+
+
+def test_what_was_found_is_recorded_and_used_again(tmp_path):
+    def opened() -> Trainer:
+        one = task(micro_batch="auto", steps=2, warmup=1, log_every=1)
+        return Trainer(one, Same(), one.train, tmp_path, lambda _: None, lambda _: None).resume()
+
+    run = opened()
+    assert run.gradients.pairs is None
+    with room_for(run.task, 4, SHORTAGES[1], in_backward=True):
+        run.run()
+    assert [row["block1/image_placed"] > 0.5 for row in run.metrics.rows()] == [True, True]
+    assert {row["tokens"] for row in run.routing.rows() if row["modality"] == "image"} == {PAIRS * 4}  # counted once
+    again = opened()
+    again.run()
+    assert timing(again)["micro_batch"] == again.gradients.pairs == 4
+
+
+def test_no_micro_batch_is_smaller_than_a_routing_group():
+    one = task(micro_batch="auto")
+    with room_for(one, 0, SHORTAGES[0], in_backward=False) as tried, pytest.raises(torch.OutOfMemoryError):
+        Gradients(one)(pairs(), STEP)
+    assert tried == [16, 8, 4, GROUP]
+
+
+@pytest.mark.parametrize("micro_batch, error", [(None, SHORTAGES[0]), (8, SHORTAGES[1]), ("auto", RuntimeError("a bug"))])
+def test_only_auto_tries_again_and_only_for_want_of_memory(micro_batch, error):
+    one = task(micro_batch=micro_batch)
+    with room_for(one, 0, error, in_backward=False) as tried, pytest.raises(type(error), match=str(error)):
+        Gradients(one)(pairs(), STEP)
+    assert len(tried) == 1
+
+
+def test_halves_of_odd_batches_by_hand():
+    assert smaller_part(pairs=24, batch=24, group=4) == 12
+    assert smaller_part(pairs=12, batch=24, group=4) == 4  # 6 is no multiple of 4, 5 groups do not divide the batch
+    assert smaller_part(pairs=4, batch=24, group=4) is None
+    assert smaller_part(pairs=7, batch=7, group=1) == 1
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (("train.micro_batch=96",), r"train.micro_batch \(96\) must divide train.batch \(256\) and be a multiple of"),
+        (("train.micro_batch=128",), r"be a multiple of model.moe.group_pairs \(256\)"),
+        (("contestants.clip={micro_batch: 8}",), r"contestants.clip.micro_batch \(8\) must divide"),
+        (("train.micro_batch=half",), r"'half' is not allowed: null, a whole number of pairs from 1, or auto is"),
+        (("train.micro_batch=0",), r"0 is not allowed"),
+    ],
+)
+def test_micro_batches_that_do_not_fit_are_refused(project, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Params.load(project / "params.yaml", changes)
+
+
+@pytest.mark.parametrize("micro_batch", ["null", "auto", "64"])
+def test_micro_batches_that_fit_are_taken(project, micro_batch):
+    changes = (f"train.micro_batch={micro_batch}", "model.moe.group_pairs=32")
+    assert str(Params.load(project / "params.yaml", changes).train.micro_batch) == micro_batch.replace("null", "None")
