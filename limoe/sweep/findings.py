@@ -50,7 +50,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Reference:
-    """The loss that success is measured against: `loss` (mean over the seeds of `values`); success is at most `limit`."""
+    """The loss that success is measured against: `loss` (mean over `seeds` seeds of `values`); success is at most `limit`."""
 
     loss: float
     limit: float
@@ -144,7 +144,8 @@ class Choice:
     """A point as a candidate: its own trials, and what it and its neighbours promise.
 
     `loss` is the mean over its finished seeds; `expected` the mean over seeds and neighbours, failures counted as chance; `bound`
-    its upper 95% limit, which the robust optimum minimises. `neighbours`: effective number of trials behind the estimate.
+    its upper 95% limit, which the robust optimum minimises. `neighbours`: effective number of trials behind it. `fresh`: of a
+    finalist, the mean loss on seeds that the search has not seen.
     """
 
     point: int
@@ -155,6 +156,7 @@ class Choice:
     expected: float
     bound: float
     neighbours: float
+    fresh: float | None = None
 
 
 @dataclass(frozen=True)

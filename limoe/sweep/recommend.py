@@ -16,7 +16,7 @@ import pyarrow as pa
 from limoe.sweep.axes import Axis, guess_axes, parse_axes
 from limoe.sweep.findings import Bin, Choice, Reach, Recommendation, Sample, Share
 from limoe.sweep.logistic import Logistic, fit, main_effects
-from limoe.sweep.robust import candidates, finished, fitted_widths, kernel, places
+from limoe.sweep.robust import candidates, finished, fitted_widths, kernel, places, settled
 from limoe.sweep.rows import SEARCH, Row, to_rows
 from limoe.sweep.success import Points, labelled_points, reference_of
 
@@ -35,9 +35,12 @@ def recommend(table: pa.Table, names: Sequence[str], space_document: Mapping[str
     return recommend_rows(rows, [axis for axis in axes if axis.name in names])
 
 
-def recommend_rows(rows: Sequence[Row], axes: Sequence[Axis], limit: float | None = None) -> Recommendation | None:
-    """The recommendation from rows; `limit` is the loss of success, by default that of the rows' own reference."""
-    choices = candidates(rows, axes)
+def recommend_rows(
+    rows: Sequence[Row], axes: Sequence[Axis], limit: float | None = None, finals: Sequence[Row] = ()
+) -> Recommendation | None:
+    """The recommendation from rows. limit: the loss of success, by default that of the rows' own reference. finals: trials of the
+    finalists on fresh seeds, which decide between them."""
+    choices = settled(candidates(rows, axes), finals)
     reference = reference_of(choices)
     if reference is None:
         return None

@@ -14,12 +14,17 @@ loses among B pairs, and no loss counts for more. With u the places of the value
 s^2 is the mean squared error of predicting each point from the others, counted as one observation so that a lone lucky run
 is not trusted. The widths minimise that error over 0.1, 0.2, 0.4 and infinity (an axis that does not matter joins
 neighbours along it), axis by axis from 0.2; none is below 0.1: a recipe must hold when a setting moves by a tenth of its range.
+
+The search has picked its best by luck, too. Where the finalists have been rerun, fresh seeds decide between them.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +71,18 @@ def candidates(rows: Sequence[Row], axes: Sequence[Axis]) -> list[Choice]:
         expected, bound, effective = _estimate(weight_N, value_N, noise)
         choices.append(_choice(point, [row for row in used if row.point == point], expected, bound, effective))
     return sorted(choices, key=lambda choice: (choice.bound, choice.point))
+
+
+def settled(choices: Sequence[Choice], finals: Sequence[Row]) -> list[Choice]:
+    """The choices with those first that `finals`, trials on fresh seeds, were run of: by what these are worth on average."""
+    values_by_point: dict[int, list[float]] = defaultdict(list)
+    losses_by_point: dict[int, list[float]] = defaultdict(list)
+    for row, value in zip(used := [row for row in finals if counts(row)], values(used), strict=True):
+        values_by_point[row.point].append(value)
+        losses_by_point[row.point] += [row.loss] if finished(row) and row.loss is not None else []
+    mean = {point: math.fsum(own) / len(own) for point, own in values_by_point.items() if losses_by_point[point]}
+    first = [replace(one, fresh=fmean(losses_by_point[one.point])) for one in choices if one.point in mean]
+    return sorted(first, key=lambda one: mean[one.point]) + [one for one in choices if one.point not in mean]
 
 
 def places(rows: Sequence[Row], axes: Sequence[Axis]) -> Array:

@@ -39,7 +39,8 @@ def analyse(table: pa.Table, space_document: Mapping[str, Any] | None = None, re
     rows = [row for row in everything if row.phase == SEARCH] or everything
     document = space_document if space_document is not None else space_of(table)
     axes = guess_axes([row.values for row in rows]) if document is None else parse_axes(document)
-    found = find_reference(rows, axes) if reference is None else Reference(reference, reference * (1 + MARGIN), {}, 0)
+    finals = [row for row in everything if row.phase == FINAL]
+    found = find_reference(rows, axes, finals) if reference is None else Reference(reference, reference * (1 + MARGIN), {}, 0)
     limit = None if found is None else found.limit
     points, counts = labelled_points(rows, limit), count(rows, limit)
     acting = [*interactions(axes, FAILURE, points), *interactions(axes, QUALITY, quality_points(rows))]
@@ -54,8 +55,8 @@ def analyse(table: pa.Table, space_document: Mapping[str, Any] | None = None, re
         quality=quality(axes, quality_points(rows)),
         failure=failure(axes, points),
         failures=failures(rows, limit),
-        recommendation=recommend_rows(rows, axes, limit),
-        finals=_finals(everything, limit),
+        recommendation=recommend_rows(rows, axes, limit, finals),
+        finals=_finals(finals, limit),
         early=warn_early(rows, limit),
         notes=_notes(rows, counts, document, reference is not None),
     )
@@ -68,8 +69,8 @@ def _pairs(axes: Sequence[Axis], points: Points, strongest: Sequence[tuple[str, 
 
 def _finals(rows: Sequence[Row], limit: float | None) -> list[Final]:
     found = []
-    for point in sorted({row.point for row in rows if row.phase == FINAL}):
-        own = [row for row in rows if row.phase == FINAL and row.point == point]
+    for point in sorted({row.point for row in rows}):
+        own = [row for row in rows if row.point == point]
         losses = [row.loss for row in own if row.kind == "ok" and row.loss is not None]
         labels = [one for row in own if (one := label(row, limit)) is not None]
         mean = math.fsum(losses) / len(losses) if losses else None

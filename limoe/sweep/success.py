@@ -18,7 +18,7 @@ from scipy import stats
 
 from limoe.sweep.axes import Axis
 from limoe.sweep.findings import Bin, Choice, Counts, Curve, Failure, Pair, Reference, Sample, Share
-from limoe.sweep.robust import FAILED, candidates, finished
+from limoe.sweep.robust import FAILED, candidates, finished, settled
 from limoe.sweep.rows import Row
 
 MARGIN = 0.10
@@ -29,16 +29,16 @@ Points = list[tuple[dict[str, Any], float]]  # values, share of the seeds that s
 
 
 def reference_of(choices: Sequence[Choice]) -> Reference | None:
-    """The robust optimum's mean loss over its finished seeds, and the limit 10% above it; None if nothing finished."""
-    if not choices or choices[0].loss is None:
-        return None
-    best = choices[0]
-    return Reference(choices[0].loss, choices[0].loss * (1 + MARGIN), best.values, best.seeds)
+    """The robust optimum's mean loss over fresh seeds if it was rerun, else over its own, and the limit 10% above it; None if
+    nothing finished."""
+    best = choices[0] if choices else None
+    loss = None if best is None else best.loss if best.fresh is None else best.fresh
+    return None if best is None or loss is None else Reference(loss, loss * (1 + MARGIN), best.values, best.seeds)
 
 
-def find_reference(rows: Sequence[Row], axes: Sequence[Axis]) -> Reference | None:
-    """`reference_of` the rows' candidates."""
-    return reference_of(candidates(rows, axes))
+def find_reference(rows: Sequence[Row], axes: Sequence[Axis], finals: Sequence[Row] = ()) -> Reference | None:
+    """`reference_of` the rows' candidates; finals: trials of the finalists on fresh seeds."""
+    return reference_of(settled(candidates(rows, axes), finals))
 
 
 def label(row: Row, limit: float | None) -> bool | None:

@@ -11,6 +11,8 @@ from tablekit import AXES, LR, ONE, fails_with, row, trials
 
 from limoe.sweep.axes import Axis
 from limoe.sweep.findings import Share
+from limoe.sweep.recommend import recommend_rows
+from limoe.sweep.rows import Row
 from limoe.sweep.success import count, curve, failures, find_reference, label, labelled_points, pair, reference_of, share
 
 
@@ -42,6 +44,32 @@ def test_the_reference_is_the_mean_over_the_seeds_of_the_robust_recipe() -> None
     assert (reference.loss, reference.seeds, reference.values) == (pytest.approx(3.1), 2, {"train.lr": 1e-3})
     assert reference.limit == pytest.approx(3.41)
     assert reference_of([]) is None
+
+
+def test_fresh_seeds_decide_between_the_finalists_and_give_the_reference() -> None:
+    rows = [row(0, loss=2.8), row(1, loss=2.9, lr=2e-3), row(2, loss=3.6, lr=5e-3)]
+
+    def again(first: tuple[float | None, ...], second: tuple[float, ...]) -> list[Row]:
+        runs = [(0, 1e-3, first), (1, 2e-3, second)]
+        ended = [(point, lr, seed, loss) for point, lr, losses in runs for seed, loss in enumerate(losses)]
+        return [
+            row(point, "ok" if loss is not None else "diverged", loss, seed=1000 + seed, lr=lr, phase="final")
+            for point, lr, seed, loss in ended
+        ]
+
+    def found(finals: list[Row]) -> tuple[float, dict[str, float]]:
+        reference = find_reference(rows, [LR], finals)
+        assert reference is not None
+        return reference.loss, reference.values
+
+    assert found([]) == (2.8, {"train.lr": 1e-3})
+    assert found(again((3.4, 3.2), (3.0, 3.1))) == (pytest.approx(3.05), {"train.lr": 2e-3})
+    assert found(again((2.9, 3.0), (3.0, 3.1))) == (pytest.approx(2.95), {"train.lr": 1e-3})
+    assert found(again((2.0, None), (3.0, 3.1))) == (pytest.approx(3.05), {"train.lr": 2e-3})  # a failure is worth chance
+    best = recommend_rows(rows, [LR], finals=again((3.4, 3.2), (3.0, 3.1)))
+    assert best is not None
+    assert best.runner_up is not None
+    assert (best.robust.point, best.robust.fresh, best.runner_up.point) == (1, pytest.approx(3.05), 0)
 
 
 def test_counts_say_what_was_left_out() -> None:
