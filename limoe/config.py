@@ -281,6 +281,14 @@ class HealthParams(Section):
     logit_scale: float = Field(gt=1, le=100)
 
 
+class LrScales(Section):
+    """Learning rates of groups of parameters (limoe/train/groups.py), over `lr`."""
+
+    router: float = Field(ge=0)
+    experts: float = Field(ge=0)
+    embeddings: float = Field(ge=0)
+
+
 class TrainParams(Section):
     """The training recipe."""
 
@@ -292,8 +300,10 @@ class TrainParams(Section):
     micro_batch: Literal["auto"] | int | None
     checkpoint_activations: bool
     mixture: dict[str, float] = Field(min_length=1)
+    optimizer: Literal["adamw", "adafactor", "muon"]
     lr: float = Field(gt=0)
-    schedule: Literal["cosine", "rsqrt"]
+    lr_scale: LrScales
+    schedule: Literal["cosine", "rsqrt", "wsd"]
     warmup: int = Field(ge=0)
     cooldown: int = Field(ge=0)
     loss: Literal["softmax", "sigmoid"]
@@ -317,8 +327,10 @@ class TrainParams(Section):
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:
-        if self.warmup + (self.cooldown if self.schedule == "rsqrt" else 0) > self.steps:
-            raise ValueError(f"warmup ({self.warmup}), and cooldown if the schedule is rsqrt, must fit into steps ({self.steps})")
+        if self.warmup + (0 if self.schedule == "cosine" else self.cooldown) > self.steps:
+            raise ValueError(
+                f"warmup ({self.warmup}), and cooldown unless the schedule is cosine, must fit into steps ({self.steps})"
+            )
         return self
 
     @field_validator("compile", mode="before")

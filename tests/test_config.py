@@ -39,8 +39,11 @@ def test_the_checked_in_file_is_valid_and_frozen(params: Params) -> None:
         ("train.lr=.nan", "train.lr = nan is not allowed"),
         (
             "train.schedule=cosin",
-            "train.schedule = 'cosin' is not allowed: input should be 'cosine' or 'rsqrt'; did you mean cosine?",
+            "train.schedule = 'cosin' is not allowed: input should be 'cosine', 'rsqrt' or 'wsd'; did you mean cosine?",
         ),
+        ("train.optimizer=adam", "train.optimizer = 'adam' is not allowed: input should be 'adamw', 'adafactor' or 'muon'"),
+        ("train.lr_scale.routers=1", "unknown key train.lr_scale.routers; did you mean train.lr_scale.router?"),
+        ("train.lr_scale.router=-1", "train.lr_scale.router = -1 is not allowed: input should be greater than or equal to 0"),
         ("train.batch=100", "train.batch (100) must be a multiple of model.moe.group_pairs (256)"),
         ("train.mixture={}", "train.mixture = {} is not allowed"),
         ("train.mixture={emoji: 0}", "one must be above 0"),
@@ -105,6 +108,17 @@ def test_a_file_that_is_no_parameters_file(tmp_path: Path, content: str | None, 
         Params.load(path)
     assert sentence in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("schedule,fits", [("cosine", True), ("rsqrt", False), ("wsd", False)])
+def test_warmup_and_cooldown_fit_into_the_steps_where_the_schedule_has_them(project: Path, schedule: str, fits: bool) -> None:
+    phases = (f"train.schedule={schedule}", "train.steps=100", "train.warmup=60")
+    assert changed(project, *phases, "train.cooldown=40").train.cooldown == 40
+    if fits:
+        assert changed(project, *phases, "train.cooldown=41").train.cooldown == 41
+    else:
+        with pytest.raises(UserError, match=r"warmup \(60\), and cooldown unless .* cosine, must fit into steps \(100\)"):
+            changed(project, *phases, "train.cooldown=41")
 
 
 def test_an_override_reads_numbers_as_people_write_them(project: Path) -> None:

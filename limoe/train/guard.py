@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from limoe.train.alarm import Alarm
+
+
+class Steps(Protocol):
+    """An optimiser, or several as one."""
+
+    def step(self) -> None:
+        """Move all parameters."""
 
 
 class FiniteGuard:
@@ -66,7 +73,7 @@ class FiniteGuard:
             self.alarm = Alarm("diverged", step, evidence)
 
 
-def step_unless(spoilt: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def step_unless(spoilt: Tensor, optimizer: Steps) -> None:
     """`optimizer.step()`, or nothing at all where `spoilt` (a bool scalar on the device) is true.
 
     An optimiser that can leave everything as it is on the device's own word says so in torch's way, made for loss scaling: it has

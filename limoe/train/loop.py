@@ -22,11 +22,13 @@ from limoe.dist import fetch
 from limoe.model.tokens import PairBatch
 from limoe.train.checkpoint import Checkpoint, Checkpoints
 from limoe.train.gradients import Gradients
+from limoe.train.groups import GroupNorms
 from limoe.train.guard import FiniteGuard, step_unless
 from limoe.train.health import MAX_SCALE, Alarm, Stopped, Watch
 from limoe.train.journal import Journal
 from limoe.train.meter import RoutingMeter, routing_rows, routing_summary
-from limoe.train.optim import GroupNorms, learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from limoe.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from limoe.train.schedule import learning_rate
 from limoe.train.step import ContrastiveTask
 
 RECENT_STEPS = 1000  # behind the median step time
@@ -181,7 +183,7 @@ class Trainer:
         spoilt = self.guard.spoilt(result.total, norm, self.step + 1, batch.keys)
         before = self.norms.weights() if logged else None
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.train)
+            group["lr"] = learning_rate(self.step, self.train) * group["lr_scale"]
         step_unless(spoilt, self.optimizer)
         self.task.adjust(_unless(spoilt, result.observed))
         self.meter.add(_unless(spoilt, result.counts))

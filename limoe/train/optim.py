@@ -1,100 +1,96 @@
-"""AdamW, the learning rate as a function of the step, and the groups of parameters whose gradients and updates are told apart."""
+"""The optimisers that `train.optimizer` names, over groups of parameters; and their state as named tensors."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limoe.config import TrainParams
+from limoe.train.adafactor import Adafactor
+from limoe.train.groups import decays, group_of, is_matrix
+from limoe.train.muon import Muon
 
-GROUPS = {  # the first whose pattern a parameter's name contains
-    "router": (".router.",),
-    "experts": (".experts.",),
-    "embeddings": ("patch.", "token.", "position", "embedding", "conv1."),
-    "attention": (".attention.", ".attn."),
-    "mlp": (".mlp.",),
-}
-OTHER = "other"  # norms, projections, the temperature and its bias
-UNDECAYED = ("embedding", "token.weight", "position", "logit_scale", "norm", "ln_", "bias", "b1_EF", "b2_ED", "class")
+ORTHOGONAL = ("attention", "mlp", "experts")  # groups whose matrices Muon moves: those between hidden layers
+Named = list[tuple[str, nn.Parameter]]
 
 
-def learning_rate(step: int, train: TrainParams) -> float:
-    """The learning rate of step `step` (from 0 to steps - 1): linear warm-up to `lr`, then the schedule.
+class Optimizers:
+    """Optimisers with parameters of their own, as one. A group of theirs has an `lr_scale`, for whoever sets its `lr`.
 
-    cosine falls to 0 at the end. rsqrt is lr * sqrt(warmup / step) after the warm-up (V-MoE's schedule), with a linear decay to 0
-    over the last `cooldown` steps.
+    found_inf: float scalar on the device, 1 where the step is to be left out, which each of them must be able to do by itself
+    (limoe.train.guard.step_unless); None for never.
     """
-    if step < train.warmup:
-        return train.lr * (step + 1) / train.warmup
-    if train.schedule == "cosine":
-        progress = (step - train.warmup) / max(1, train.steps - train.warmup)
-        return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
-    decayed = train.lr * math.sqrt(max(1, train.warmup) / max(1, step))
-    return decayed * min(1.0, (train.steps - step) / max(1, train.cooldown))
+
+    _step_supports_amp_scaling = True
+    found_inf: Tensor | None = None
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self._parts = parts
+        self._home = {p: part for part in parts for group in part.param_groups for p in group["params"]}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all of them."""
+        return [group for part in self._parts for group in part.param_groups]
+
+    def state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """What is remembered of this parameter; empty before the first step."""
+        state: dict[str, Tensor] = self._home[parameter].state[parameter]
+        return state
+
+    def step(self) -> None:
+        """Move all parameters."""
+        for part in self._parts:
+            part.found_inf = self.found_inf  # type: ignore[attr-defined]
+            part.step()
 
 
-def make_optimizer(model: nn.Module, train: TrainParams) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices (routers and experts included), none on embeddings, norms, biases and the temperature."""
+def make_optimizer(model: nn.Module, train: TrainParams) -> Optimizers:
+    """The optimiser that `train` names. Muon leaves to AdamW what is no matrix between hidden layers."""
     named = list(model.named_parameters())
-    decayed = [p for name, p in named if p.ndim >= 2 and not any(part in name for part in UNDECAYED)]
-    chosen = {id(p) for p in decayed}
-    rest = [p for _, p in named if id(p) not in chosen]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=True)
+    if train.optimizer == "adafactor":
+        matrices, others = _divide(named, is_matrix)
+        groups = [*_groups(matrices, train, factored=True), *_groups(others, train, factored=False)]
+        return Optimizers(Adafactor(groups, train.lr, (train.beta1, train.beta2)))
+    if train.optimizer == "muon":
+        matrices, others = _divide(named, lambda name, p: group_of(name) in ORTHOGONAL and is_matrix(name, p))
+        return Optimizers(Muon(_groups(matrices, train), train.lr), _adamw(others, train))
+    return Optimizers(_adamw(named, train))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+def _adamw(named: Named, train: TrainParams) -> torch.optim.AdamW:
+    return torch.optim.AdamW(_groups(named, train), lr=train.lr, betas=(train.beta1, train.beta2), fused=True)
+
+
+def _divide(named: Named, takes: Callable[[str, Tensor], bool]) -> tuple[Named, Named]:
+    """Those that `takes` accepts, and the others."""
+    return [pair for pair in named if takes(*pair)], [pair for pair in named if not takes(*pair)]
+
+
+def _groups(named: Named, train: TrainParams, **options: Any) -> list[dict[str, Any]]:
+    """One group for each learning rate and weight decay that there is."""
+    scales = train.lr_scale.model_dump()
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        rates = scales.get(group_of(name), 1.0), train.weight_decay if decays(name, parameter) else 0.0
+        found.setdefault(rates, []).append(parameter)
+    return [
+        {"params": parameters, "lr_scale": scale, "weight_decay": decay, **options}
+        for (scale, decay), parameters in found.items()
+    ]
+
+
+def optimizer_tensors(optimizer: Optimizers, model: nn.Module) -> dict[str, Tensor]:
     """The optimiser's state as tensors named `PARAMETER/STATE`; empty before the first step."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+    return {f"{name}/{key}": value for name, p in model.named_parameters() for key, value in optimizer.state_of(p).items()}
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_optimizer_tensors(optimizer: Optimizers, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`."""
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         name, _, kind = key.rpartition("/")
-        parameter = parameters[name]
-        optimizer.state[parameter][kind] = value if kind == "step" else value.to(parameter.device)
-
-
-def group_of(name: str) -> str:
-    """The group of the parameter with this name.
-
-    >>> group_of("encoder.blocks.1.mlp.experts.b1_EF"), group_of("clip.visual.ln_pre.weight")
-    ('experts', 'other')
-    """
-    return next((group for group, patterns in GROUPS.items() if any(pattern in name for pattern in patterns)), OTHER)
-
-
-class GroupNorms:
-    """Norms of gradients and updates by group of parameters. Nothing is computed, or held, between calls."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._groups: dict[str, list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            self._groups.setdefault(group_of(name), []).append(parameter)
-
-    def gradients(self) -> dict[str, Tensor]:
-        """`gradient/GROUP`: the norm of the group's gradient."""
-        gradients = {g: [p.grad for p in group if p.grad is not None] for g, group in self._groups.items()}
-        return {f"gradient/{g}": nn.utils.get_total_norm(tensors) for g, tensors in gradients.items()}
-
-    def weights(self) -> dict[str, list[Tensor]]:
-        """A copy of all weights, for `updates`; made when activations are gone, so that the peak of memory stays what it is."""
-        return {g: [p.detach().clone() for p in group] for g, group in self._groups.items()}
-
-    @torch.no_grad()
-    def updates(self, before: dict[str, list[Tensor]]) -> dict[str, Tensor]:
-        """`update/GROUP`: the norm of what has changed since `before` over the norm of the weights; `before` is used up."""
-        ratios = {}
-        for g, group in self._groups.items():
-            for old, new in zip(before[g], group, strict=True):
-                old.sub_(new)
-            ratios[f"update/{g}"] = nn.utils.get_total_norm(before[g]) / nn.utils.get_total_norm(group)
-        return ratios
+        optimizer.state_of(parameters[name])[kind] = value.to(parameters[name].device)

@@ -68,6 +68,21 @@ def test_names_that_cannot_be_searched(params: Params, name: str, said: str) -> 
     assert all(part in text for part in rest)
 
 
+def test_optimisers_schedules_and_rates_of_groups_are_searched(params: Params) -> None:
+    document = {
+        "train.optimizer": {"choices": ["adamw", "adafactor", "muon"]},
+        "train.schedule": {"choices": ["cosine", "rsqrt", "wsd"]},
+        "train.cooldown": {"low": 100, "high": 400, "step": 100, "when": {"train.schedule": ["rsqrt", "wsd"]}},
+        "train.lr_scale.router": {"low": 0.1, "high": 1.0, "log": True},
+    }
+    space = parse(params, document)
+    points = [space.resolve(params, values, 0, "limoe").train for values in drawn(space, 20)]
+    assert {train.optimizer for train in points} == {"adamw", "adafactor", "muon"}
+    assert {train.schedule for train in points} == {"cosine", "rsqrt", "wsd"}
+    assert {train.cooldown for train in points if train.schedule == "cosine"} == {params.train.cooldown}
+    assert all(0.1 <= train.lr_scale.router <= 1 and train.lr_scale.experts == 1 for train in points)
+
+
 @pytest.mark.parametrize(
     "contestant, name, reads",
     [("dense", "model.moe.experts", False), ("clip", "model.clip.text_depth", True), ("dense", "train.lr", True)],

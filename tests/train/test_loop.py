@@ -63,12 +63,26 @@ def without_times(run: Trainer) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "time"} for row in run.metrics.rows()]
 
 
+SCALES = {"router": 0.5, "experts": 2.0, "embeddings": 1.0}
+
+
 @pytest.mark.parametrize(
-    "killed_after,router",
-    [(1, "top-k"), (3, "top-k"), (4, "top-k"), (5, "top-k"), (8, "top-k"), (5, "loss-free"), (5, "expert-choice")],
+    "killed_after,changes",
+    [
+        (1, {}),
+        (3, {}),
+        (4, {}),
+        (5, {}),
+        (8, {}),
+        (5, {"router": "loss-free"}),
+        (5, {"router": "expert-choice"}),
+        (5, {"optimizer": "adamw", "lr_scale": SCALES, "schedule": "wsd", "cooldown": 3}),
+        (5, {"optimizer": "adafactor"}),
+        (5, {"optimizer": "muon"}),
+    ],
 )
-def test_resumed_equals_undisturbed(tmp_path, killed_after, router):
-    whole = trainer(tmp_path / "whole", router=router)
+def test_resumed_equals_undisturbed(tmp_path, killed_after, changes):
+    whole = trainer(tmp_path / "whole", **changes)
     whole.run()
 
     class Mortal(Batches):
@@ -78,9 +92,9 @@ def test_resumed_equals_undisturbed(tmp_path, killed_after, router):
             return super().__next__()
 
     with pytest.raises(Killed):
-        trainer(tmp_path / "torn", loader=Mortal(), router=router).run()
+        trainer(tmp_path / "torn", loader=Mortal(), **changes).run()
     rows = []
-    torn = trainer(tmp_path / "torn", rows=rows, router=router)
+    torn = trainer(tmp_path / "torn", rows=rows, **changes)
     assert torn.step == killed_after // 4 * 4
     torn.run()
     for name, tensor in state(whole).items():
@@ -137,6 +151,30 @@ def test_rows_tell_what_was_minimised(tmp_path):
     tokens = {(r["step"], r["modality"]): r["tokens"] for r in run.routing.rows()}
     assert tokens[3, "image"] == 3 * 8 * 4  # three steps of 8 pairs of 4 patches
     assert tokens[3, "text"] == sum(int(batch(seed=i).lengths_B.sum()) for i in range(3))
+
+
+class SameBatch(Batches):
+    """One batch, which can be learnt by heart."""
+
+    def __next__(self) -> PairBatch:
+        return batch(seed=0)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])
+def test_every_optimiser_lowers_the_loss(tmp_path, optimizer):
+    settings = {"steps": 24, "log_every": 6, "schedule": "wsd", "cooldown": 6, "checkpoint_every": 24}
+    run = trainer(tmp_path, loader=SameBatch(), optimizer=optimizer, **settings)
+    run.run()
+    losses = [row["contrastive"] for row in run.metrics.rows()]
+    assert losses[0] > losses[-1]
+    assert losses[-1] < 0.5 * math.log(8)  # of what guessing among 8 pairs costs
+
+
+def test_the_rate_of_a_group_is_the_schedules_times_its_own(tmp_path):
+    run = trainer(tmp_path, lr_scale=SCALES, steps=3, schedule="wsd", cooldown=0, log_every=1)
+    run.run()
+    assert [row["lr"] for row in run.metrics.rows()] == [0.005, 0.01, 0.01]
+    assert {group["lr"] for group in run.optimizer.param_groups} == {0.005, 0.02, 0.01}
 
 
 def test_norms_by_group_are_those_of_the_whole(tmp_path):
