@@ -313,6 +313,7 @@ class TrainParams(Section):
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
     clip_norm: float = Field(gt=0)
+    ema: float | None = Field(gt=0, lt=1)
     init_scale: float = Field(ge=1, le=100)
     init_bias: float
     start_from: str | None

@@ -47,9 +47,17 @@ class Paths:
         """The model directory that `train` leaves."""
         return self.train(contestant) / "model"
 
+    def averaged(self, contestant: Contestant) -> Path:
+        """The model directory of averaged weights that `train` leaves beside it with `train.ema`, and only then."""
+        return self.train(contestant) / "ema"
+
     def evaluate(self, contestant: Contestant) -> Path:
         """Out of `evaluate`: metrics and per-item scores."""
         return self.root / "runs" / "evaluate" / contestant
+
+    def evaluate_averaged(self, contestant: Contestant) -> Path:
+        """In `evaluate`'s out, the same of the averaged weights, if there are any."""
+        return self.evaluate(contestant) / "ema"
 
     @property
     def report(self) -> Path:

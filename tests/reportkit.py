@@ -75,6 +75,15 @@ def plant(
     return paths
 
 
+def plant_averaged(paths: Paths, name: str, share: float) -> None:
+    """Averaged weights of this contestant, and their scores: this share of the main test's pictures."""
+    write_bytes(paths.averaged(name) / "model.safetensors", f"averaged {name}".encode())
+    folder, source = paths.evaluate_averaged(name), read_json(paths.evaluate(name) / "provenance.json")
+    write_json(folder / "results.json", result_rows([zero_shot("unseen-style", share, PICTURES, 1)]))
+    weights = sha256_file(paths.averaged(name) / "model.safetensors")
+    write_json(folder / "provenance.json", source | {"weights": weights})
+
+
 def only_validation(paths: Paths) -> Paths:
     """The same evidence without its test sets."""
     for name in CONTESTANTS:

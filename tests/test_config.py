@@ -44,6 +44,7 @@ def test_the_checked_in_file_is_valid_and_frozen(params: Params) -> None:
         ("train.optimizer=adam", "train.optimizer = 'adam' is not allowed: input should be 'adamw', 'adafactor' or 'muon'"),
         ("train.lr_scale.routers=1", "unknown key train.lr_scale.routers; did you mean train.lr_scale.router?"),
         ("train.lr_scale.router=-1", "train.lr_scale.router = -1 is not allowed: input should be greater than or equal to 0"),
+        ("train.ema=1", "train.ema = 1 is not allowed: input should be less than 1"),
         ("train.batch=100", "train.batch (100) must be a multiple of model.moe.group_pairs (256)"),
         ("train.mixture={}", "train.mixture = {} is not allowed"),
         ("train.mixture={emoji: 0}", "one must be above 0"),

@@ -22,11 +22,13 @@ from limoe.paths import Paths
 
 @dataclass(frozen=True)
 class Evidence:
-    """One contestant. scores: by (set, metric), with n. items: by (set, metric). curve: rows of metrics.jsonl. routing: rows of
-    routing.parquet, none for a model without experts. settings: params.json. provenance: what the scores belong to."""
+    """One contestant. scores: by (set, metric), with n. averaged: those of its averaged weights, none without `train.ema`.
+    items: by (set, metric). curve: rows of metrics.jsonl. routing: rows of routing.parquet, none for a model without experts.
+    settings: params.json. provenance: what the scores belong to."""
 
     name: Contestant
     scores: dict[tuple[str, str], tuple[float, int]]
+    averaged: dict[tuple[str, str], tuple[float, int]]
     items: dict[tuple[str, str], Items]
     provenance: dict[str, Any]
     cost: dict[str, float]
@@ -68,7 +70,10 @@ def _check_current(paths: Paths, one: Evidence) -> None:
     weights = paths.model(one.name) / "model.safetensors"
     if not weights.is_file():
         raise UserError(f"{weights}: no such file; run `limoe train {one.name}` first")
-    if sha256_file(weights) != one.provenance["weights"]:
+    averaged = paths.averaged(one.name) / "model.safetensors"
+    scored = read_json(paths.evaluate_averaged(one.name) / "provenance.json")["weights"] if one.averaged else None
+    there = [sha256_file(weights), sha256_file(averaged) if averaged.is_file() else None]
+    if there != [one.provenance["weights"], scored]:
         raise UserError(
             f"{paths.evaluate(one.name)}: the weights that it scored are not those of {paths.train(one.name)}; "
             f"run `limoe evaluate {one.name}` again"
@@ -85,10 +90,11 @@ def _load(paths: Paths, name: Contestant) -> Evidence:
     for folder, stage in ((evaluated, "evaluate"), (trained, "train")):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; run `limoe {stage} {name}` first")
-    rows = read_json(evaluated / "results.json")
+    averaged = paths.evaluate_averaged(name)
     return Evidence(
         name=name,
-        scores={(row["set"], row["metric"]): (row["value"], row["n"]) for row in rows},
+        scores=_scores(evaluated),
+        averaged=_scores(averaged) if averaged.is_dir() else {},
         items=_items(_table(evaluated / "items.parquet")),
         provenance=read_json(evaluated / "provenance.json"),
         cost=read_json(trained / "cost.json"),
@@ -96,6 +102,10 @@ def _load(paths: Paths, name: Contestant) -> Evidence:
         curve=_json_lines(trained / "metrics.jsonl"),
         routing=_table(trained / "routing.parquet"),
     )
+
+
+def _scores(folder: Path) -> dict[tuple[str, str], tuple[float, int]]:
+    return {(row["set"], row["metric"]): (row["value"], row["n"]) for row in read_json(folder / "results.json")}
 
 
 def _table(path: Path) -> pa.Table:

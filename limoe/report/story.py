@@ -65,6 +65,8 @@ def _scores(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Secti
         figures.forest([one for one in main if one.metric in TESTED], evidence, f"Scores {where}"),
         tables.score_table(main, evidence, f"Scores {where}"),
     ]
+    if averaged := tables.averaged_table(evidence, tests, f"Averaged weights (`train.ema`) {where}; no test was made"):
+        blocks.append(averaged)
     rest = [one for one in measured if one.set in tests and one.metric not in MAIN_METRICS]
     chosen = [one for one in measured if one.set not in tests]
     if rest:

@@ -8,7 +8,7 @@ from typing import Any
 from limoe.files import flatten
 from limoe.report.document import Cell, Table, Tone
 from limoe.report.evidence import Evidence
-from limoe.report.names import IN_SENTENCES, METRICS, MODELS
+from limoe.report.names import IN_SENTENCES, MAIN_METRICS, METRICS, MODELS
 from limoe.report.published import NOTICE, ROWS
 from limoe.report.routing import MODALITIES, RoutingLog
 from limoe.report.scores import Duel, Measured
@@ -45,6 +45,22 @@ def _chance(evidence: Evidence, name: str, metric: str) -> Cell:
         return Cell("", sort=-1)
     guessed = min(1.0, 5 * chance) if metric == "top5" else chance
     return Cell(percent(guessed, 2), sort=guessed)
+
+
+def averaged_table(evidence: Sequence[Evidence], sets: Sequence[str], caption: str) -> Table | None:
+    """The main scores of averaged weights on these sets, beside those of the last weights; None where no contestant has any."""
+    having = [one for one in evidence if one.averaged]
+    if not having:
+        return None
+    names = [(name, metric) for name, metric in having[0].averaged if name in sets and metric in MAIN_METRICS]
+    rows = [[Cell(name, METRICS[metric]), *(_beside(one, name, metric) for one in having)] for name, metric in names]
+    columns = ["Set", *(MODELS[one.name] for one in having)]
+    return Table(caption, columns, rows, frozenset(range(1, len(columns))))
+
+
+def _beside(one: Evidence, name: str, metric: str) -> Cell:
+    value, last = one.averaged[name, metric][0], one.scores[name, metric][0]
+    return Cell(percent(value), f"last weights: {percent(last)}", value)
 
 
 def duel_table(duels: Sequence[Duel]) -> Table:

@@ -1,21 +1,22 @@
 """The `evaluate` stage: a model directory and the prepared set in; scores and each item's value out. It alone opens test sets.
 
 Outs, in `runs/evaluate/CONTESTANT/`: metrics.json (what DVC shows), results.json (every score), items.parquet (what `compare`
-resamples and pairs) and provenance.json (which data, weights and settings the scores belong to).
+resamples and pairs) and provenance.json (which data, weights and settings the scores belong to). The same in `ema/`, if the
+training left averaged weights.
 """
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
 
-from limoe.config import Contestant, Params
+from limoe.config import Contestant, EvaluateParams, Params
 from limoe.data.prepared import Prepared
 from limoe.dist import pick_device
 from limoe.evals.encoder import Track
@@ -35,24 +36,19 @@ THREADS = 1
 def run(params: Params, paths: Paths, contestant: Contestant) -> None:
     """Score one trained contestant on every split but the training one."""
     started = time.monotonic()
-    folder = paths.model(contestant)
     device = pick_device(params.machine.device)
     prepared = Prepared(paths.prepared)
-    source = provenance(prepared, folder, params.evaluate)
+    source = provenance(prepared, paths.model(contestant), params.evaluate)
     with open_tracker(params.machine, paths.root, "limoe-evaluate", contestant) as tracker:
         tracker.set_tags({"git_commit": git_commit(), "contestant": contestant})
         tracker.log_params(source)
         tracker.log_dataset("prepared", prepared.hash, prepared.root)
-        with _threads(THREADS), _bars(contestant) as track:
-            outcomes = score(open_encoder(folder, params.evaluate, device, track), prepared, params.evaluate)
-        rows = result_rows(outcomes)
-        with atomic_directory(paths.evaluate(contestant)) as out:
-            write_json(out / "metrics.json", headline_metrics(rows))
-            write_json(out / "results.json", rows)
-            write_json(out / "provenance.json", source)
-            with atomic_file(out / "items.parquet") as handle:
-                pq.write_table(item_table(outcomes), handle)
-        tracker.log_rows([_tracked(rows)])
+        with _threads(THREADS), atomic_directory(paths.evaluate(contestant)) as out:
+            scores = _score(paths.model(contestant), contestant, prepared, params.evaluate, device, out)
+            if (averaged := paths.averaged(contestant)).is_dir():
+                beside = _score(averaged, f"{contestant}, ema", prepared, params.evaluate, device, out / "ema")
+                scores |= {f"ema/{name}": value for name, value in beside.items()}
+        tracker.log_rows([{"step": 0, "time": round(time.time() * 1000)} | scores])
         tracker.log_artifact(paths.evaluate(contestant), "evaluate")
     write_json(
         paths.timing(f"evaluate-{contestant}"),
@@ -66,10 +62,19 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
     )
 
 
-def _tracked(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """One row of metrics for the tracker: every score but the single classes'."""
-    scores = {f"{row['set']}/{row['metric']}": row["value"] for row in rows if not row["metric"].startswith(PER_CLASS)}
-    return {"step": 0, "time": round(time.time() * 1000)} | scores
+def _score(
+    folder: Path, name: str, prepared: Prepared, params: EvaluateParams, device: torch.device, out: Path
+) -> dict[str, float]:
+    """Score one model directory, leave what was found in `out`, and return every score but the single classes' as SET/METRIC."""
+    with _bars(name) as track:
+        outcomes = score(open_encoder(folder, params, device, track), prepared, params)
+    rows = result_rows(outcomes)
+    write_json(out / "metrics.json", headline_metrics(rows))
+    write_json(out / "results.json", rows)
+    write_json(out / "provenance.json", provenance(prepared, folder, params))
+    with atomic_file(out / "items.parquet") as handle:
+        pq.write_table(item_table(outcomes), handle)
+    return {f"{row['set']}/{row['metric']}": row["value"] for row in rows if not row["metric"].startswith(PER_CLASS)}
 
 
 @contextmanager

@@ -63,6 +63,9 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
             with atomic_directory(paths.train(contestant)) as out:
                 preprocess = Preprocess(config.tower.image_size).to_dict()
                 save_model(out / "model", config, trainer.model, prepared.root / TOKENIZER, preprocess)
+                if trainer.ema is not None:
+                    with trainer.ema.applied():
+                        save_model(out / "ema", config, trainer.model, prepared.root / TOKENIZER, preprocess)
                 write_json(out / "params.json", resolved)
                 write_json(out / "cost.json", cost(trainer.model, config, train, lengths))
                 write_json(out / "metrics.json", final_metrics(write_journals(out, trainer), train.steps))

@@ -21,6 +21,7 @@ from limoe.config import TrainParams
 from limoe.dist import fetch
 from limoe.model.tokens import PairBatch
 from limoe.train.checkpoint import Checkpoint, Checkpoints
+from limoe.train.ema import Ema
 from limoe.train.gradients import Gradients
 from limoe.train.groups import GroupNorms
 from limoe.train.guard import FiniteGuard, step_unless
@@ -72,6 +73,7 @@ class Trainer:
         self.device = next(self.model.parameters()).device
         self.gradients = Gradients(task)
         self.optimizer = make_optimizer(self.model, train)
+        self.ema = None if train.ema is None else Ema(self.model, train.ema)
         self.norms = GroupNorms(self.model)
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.metrics = Journal(folder / "metrics.jsonl")
@@ -110,6 +112,8 @@ class Trainer:
         load_optimizer_tensors(
             self.optimizer, self.model, {name[6:]: t for name, t in tensors.items() if name.startswith("optim/")}
         )
+        if self.ema is not None:
+            self.ema.load_tensors({name[4:]: t for name, t in tensors.items() if name.startswith("ema/")})
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.seconds = state["seconds"][0]
@@ -124,6 +128,7 @@ class Trainer:
         self._read({})
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"optim/{name}": tensor for name, tensor in optimizer_tensors(self.optimizer, self.model).items()}
+        tensors |= {} if self.ema is None else {f"ema/{name}": tensor for name, tensor in self.ema.tensors().items()}
         state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
         state["journals"] = [journal.sync() for journal in (self.metrics, self.routing, self.bad_batches)]
         state["seconds"] = [self.seconds, *self.recent_seconds]
@@ -153,7 +158,8 @@ class Trainer:
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, by the name that it has in a checkpoint."""
-        return {"loader": self.loader, "gradients": self.gradients, "meter": self.meter, "guard": self.guard, "watch": self.watch}
+        parts = {"loader": self.loader, "gradients": self.gradients, "meter": self.meter, "guard": self.guard, "watch": self.watch}
+        return parts | ({} if self.ema is None else {"ema": self.ema})
 
     def _is_logged(self, step: int) -> bool:
         return step % self.train.log_every == 0 or step == self.train.steps
@@ -189,6 +195,8 @@ class Trainer:
         self.meter.add(_unless(spoilt, result.counts))
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOG_SCALE)  # type: ignore[operator]
+        if self.ema is not None:
+            self.ema.update(spoilt)
         if before is None:
             return {}
         figures |= self.norms.updates(before) | {"gradient_norm": norm}

@@ -1,8 +1,10 @@
 """Intervals and duels over planted evidence."""
 
+import shutil
+
 import pytest
 from evalkit import tiny_params
-from reportkit import only_validation, plant
+from reportkit import only_validation, plant, plant_averaged
 
 from limoe.config import CONTESTANTS, SHARED
 from limoe.errors import UserError
@@ -96,6 +98,25 @@ def test_scores_of_other_weights_than_those_that_lie_there_are_refused(tmp_path)
         load_evidence(paths, CONTESTANTS)
     weights.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
+        load_evidence(paths, CONTESTANTS)
+
+
+@pytest.mark.parametrize("changed", ["model.safetensors", None], ids=["trained again", "trained without train.ema"])
+def test_scores_of_other_averaged_weights_are_refused(tmp_path, changed):
+    paths = plant(tmp_path, PARAMS)
+    plant_averaged(paths, "dense", 0.5)
+    assert [bool(one.averaged) for one in load_evidence(paths, CONTESTANTS)] == [False, True, False]
+    weights = paths.averaged("dense") / "model.safetensors"
+    weights.write_bytes(b"trained again") if changed else weights.unlink()
+    with pytest.raises(UserError, match=r"runs/evaluate/dense: .*run `limoe evaluate dense`"):
+        load_evidence(paths, CONTESTANTS)
+
+
+def test_averaged_weights_without_scores_are_refused(tmp_path):
+    paths = plant(tmp_path, PARAMS)
+    plant_averaged(paths, "dense", 0.5)
+    shutil.rmtree(paths.evaluate_averaged("dense"))
+    with pytest.raises(UserError, match=r"runs/evaluate/dense: .*run `limoe evaluate dense`"):
         load_evidence(paths, CONTESTANTS)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from evalkit import tiny_params
-from reportkit import plant
+from reportkit import plant, plant_averaged
 
 from limoe.config import CONTESTANTS
 from limoe.files import write_json
@@ -48,6 +48,17 @@ def test_each_score_stands_under_its_model_beside_its_chance(evidence, measured)
     assert [cell.text for cell in scenes[1:]] == ["50.0%", "50.0%", "10.0%", "", "150"]
     low, high = (float(bound) for bound in scenes[3].note.split(" to "))
     assert low < 10 < high
+
+
+def test_averaged_weights_stand_beside_the_last_ones_if_there_are_any(tmp_path, evidence):
+    assert tables.averaged_table(evidence, ["unseen-style"], "caption") is None
+    paths = plant(tmp_path, PARAMS, ZERO, SCENES)
+    plant_averaged(paths, "clip", 0.5)
+    table = tables.averaged_table(load_evidence(paths, CONTESTANTS), ["unseen-style"], "caption")
+    assert list(table.columns) == ["Set", "CLIP"]
+    rows = rows_of(table)
+    assert set(rows) == {("unseen-style", "top-1"), ("unseen-style", "top-5")}
+    assert (rows["unseen-style", "top-1"][1].text, rows["unseen-style", "top-1"][1].note) == ("50.0%", "last weights: 40.0%")
 
 
 def test_each_duel_has_its_verdict_and_both_scores(found):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from evalkit import tiny_params
-from reportkit import plant
+from reportkit import plant, plant_averaged
 
 from limoe.errors import UserError
 from limoe.files import write_json
@@ -59,6 +59,18 @@ def test_the_report_says_who_won(tmp_path, ours, sentence):
     compare.run(PARAMS, paths)
     assert sentence in (paths.report / "report.md").read_text(encoding="utf-8")
     assert sentence in (paths.report / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_report_shows_averaged_weights_if_there_are_any(tmp_path):
+    paths = plant(tmp_path, PARAMS)
+    compare.run(PARAMS, paths)
+    assert "train.ema" not in (paths.report / "report.md").read_text(encoding="utf-8").split("Settings of the trainings")[0]
+    plant_averaged(paths, "limoe", 0.45)
+    compare.run(PARAMS, paths)
+    report = (paths.report / "report.md").read_text(encoding="utf-8")
+    (row,) = [line for line in report.splitlines() if "last weights: 30.0%" in line]
+    assert "45.0%" in row
+    assert "Averaged weights (`train.ema`) on the test sets; no test was made" in report
 
 
 def test_nothing_is_written_when_evidence_is_missing(tmp_path):

@@ -1,6 +1,7 @@
 """The evaluate stage on tiny models and a tiny prepared set: its files, that it repeats itself, and what it refuses."""
 
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,11 +12,14 @@ from limoe.data.prepared import Prepared
 from limoe.errors import UserError
 from limoe.evals.sets import ITEM_SCHEMA
 from limoe.evals.suite import open_encoder, provenance, score
+from limoe.evals.zeroshot import PER_CLASS
 from limoe.files import sha256_file
 from limoe.paths import Paths
 from limoe.stages import evaluate
+from limoe.tracking import Tracker
 
 KINDS = ("limoe", "dense", "clip")
+OUTS = {"metrics.json", "results.json", "provenance.json", "items.parquet"}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ def test_outs_repeat_byte_by_byte_and_hold_no_clock(project):
     threads = torch.get_num_threads()
     evaluate.run(params, paths, "limoe")
     assert {path.name: path.read_bytes() for path in paths.evaluate("limoe").iterdir()} == before
-    assert set(before) == {"metrics.json", "results.json", "provenance.json", "items.parquet"}
+    assert set(before) == OUTS
     assert torch.get_num_threads() == threads
     timing = json.loads(paths.timing("evaluate-limoe").read_text(encoding="utf-8"))
     assert timing["seconds"] >= 0
@@ -107,6 +111,36 @@ def test_no_score_depends_on_batch_or_chunk(project, override, tmp_path):
     for outcome in outcomes:
         for found in outcome.scores():
             assert found.value == pytest.approx(rows[outcome.set, found.metric], abs=1e-5)
+
+
+def test_averaged_weights_are_scored_beside_the_last_ones(project, tmp_path, monkeypatch):
+    params, _ = project
+    paths = Paths(tmp_path)
+    write_prepared(paths.prepared, {"val": prepared_rows("val", 9)})
+    for seed, folder in enumerate((paths.model("dense"), paths.averaged("dense"))):
+        write_model(folder, paths.prepared / "tokenizer.json", params, "dense", seed)
+    logged = []
+
+    class Remembering(Tracker):
+        def log_rows(self, rows):
+            logged.extend(rows)
+
+    monkeypatch.setattr(evaluate, "open_tracker", lambda *_: Remembering())
+    evaluate.run(params, paths, "dense")
+    folders = paths.evaluate("dense"), paths.evaluate_averaged("dense")
+    for folder, model in zip(folders, (paths.model("dense"), paths.averaged("dense")), strict=True):
+        assert {path.name for path in folder.iterdir() if path.is_file()} == OUTS
+        source = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        assert source["weights"] == sha256_file(model / "model.safetensors")
+        assert sum(map(len, json.loads((folder / "metrics.json").read_text(encoding="utf-8")).values())) <= 12
+    (row,) = logged
+    for prefix, folder in zip(("", "ema/"), folders, strict=True):
+        for found in json.loads((folder / "results.json").read_text(encoding="utf-8")):
+            assert found["metric"].startswith(PER_CLASS) or row[f"{prefix}{found['set']}/{found['metric']}"] == found["value"]
+    assert row["val/confidence"] != row["ema/val/confidence"]
+    shutil.rmtree(paths.averaged("dense"))
+    evaluate.run(params, paths, "dense")
+    assert {path.name for path in paths.evaluate("dense").iterdir()} == OUTS
 
 
 def test_a_model_with_another_tokenizer_is_refused(project, tmp_path):

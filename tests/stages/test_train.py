@@ -95,6 +95,19 @@ def test_two_runs_give_the_same_bytes(paths, shapes, tmp_path):
     assert hashes(paths.train("limoe"))["model/model.safetensors"] != first["model/model.safetensors"]
 
 
+OTHERWISE = ("train.optimizer=muon", "train.schedule=wsd", "train.cooldown=2", "train.ema=0.5")
+
+
+def test_averaged_weights_are_a_model_beside_the_last_ones(paths):
+    train.run(recipe(*OTHERWISE), paths, "limoe")
+    averaged, last = (hashes(folder) for folder in (paths.averaged("limoe"), paths.model("limoe")))
+    weights = "model.safetensors"
+    assert averaged.pop(weights) != last.pop(weights)
+    assert averaged == last
+    models = [limoe.load(folder)[0].state_dict() for folder in (paths.averaged("limoe"), paths.model("limoe"))]
+    assert all(0 < (models[0][name] - tensor).abs().max() < 0.1 for name, tensor in models[1].items())
+
+
 def interrupt_after(monkeypatch, saves: int) -> None:
     """Die right after so many checkpoints."""
     done = []
@@ -109,16 +122,17 @@ def interrupt_after(monkeypatch, saves: int) -> None:
     monkeypatch.setattr(Checkpoints, "save", save_and_die)
 
 
-def test_an_interrupted_training_goes_on_and_ends_the_same(paths, monkeypatch, capsys):
-    train.run(recipe(), paths, "limoe")
+@pytest.mark.parametrize("otherwise", [(), OTHERWISE])
+def test_an_interrupted_training_goes_on_and_ends_the_same(paths, monkeypatch, capsys, otherwise):
+    train.run(recipe(*otherwise), paths, "limoe")
     undisturbed = hashes(paths.train("limoe"))
     shutil.rmtree(paths.train("limoe"))
     interrupt_after(monkeypatch, saves=2)
     with pytest.raises(KeyboardInterrupt):
-        train.run(recipe(), paths, "limoe")
+        train.run(recipe(*otherwise), paths, "limoe")
     assert not paths.train("limoe").exists()
     monkeypatch.undo()
-    train.run(recipe(), paths, "limoe")
+    train.run(recipe(*otherwise), paths, "limoe")
     assert "continuing from step 4 of 6" in capsys.readouterr().out
     assert hashes(paths.train("limoe")) == undisturbed
 

@@ -54,6 +54,7 @@ def drawn(space: Space, count: int) -> list[dict[str, Any]]:
         ("train.seed", "repeats each point over seeds of its own"),
         ("train.threads", "the same share of the machine"),
         ("train.health.placed", "told to have failed"),
+        ("train.ema", "measured on the weights as they are"),
         ("train", "is a section.*such as train.batch"),
         ("model.moe.aux_weights", "is a section.*such as model.moe.aux_weights.global_image"),
         ("model.clip.text_depth", "limoe does not read it"),

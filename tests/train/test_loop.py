@@ -56,7 +56,8 @@ def trainer(folder, kind="limoe", loader=None, rows=None, router="top-k", **chan
 
 
 def state(run: Trainer) -> dict[str, torch.Tensor]:
-    return {**run.model.state_dict(), **optimizer_tensors(run.optimizer, run.model)}
+    means = {} if run.ema is None else {f"ema/{name}": tensor for name, tensor in run.ema.tensors().items()}
+    return {**run.model.state_dict(), **optimizer_tensors(run.optimizer, run.model), **means}
 
 
 def without_times(run: Trainer) -> list[dict]:
@@ -76,9 +77,9 @@ SCALES = {"router": 0.5, "experts": 2.0, "embeddings": 1.0}
         (8, {}),
         (5, {"router": "loss-free"}),
         (5, {"router": "expert-choice"}),
-        (5, {"optimizer": "adamw", "lr_scale": SCALES, "schedule": "wsd", "cooldown": 3}),
-        (5, {"optimizer": "adafactor"}),
-        (5, {"optimizer": "muon"}),
+        (5, {"optimizer": "adamw", "ema": 0.9, "lr_scale": SCALES, "schedule": "wsd", "cooldown": 3}),
+        (5, {"optimizer": "adafactor", "ema": 0.9}),
+        (5, {"optimizer": "muon", "ema": 0.9}),
     ],
 )
 def test_resumed_equals_undisturbed(tmp_path, killed_after, changes):
@@ -175,6 +176,30 @@ def test_the_rate_of_a_group_is_the_schedules_times_its_own(tmp_path):
     run.run()
     assert [row["lr"] for row in run.metrics.rows()] == [0.005, 0.01, 0.01]
     assert {group["lr"] for group in run.optimizer.param_groups} == {0.005, 0.02, 0.01}
+
+
+def test_averaged_weights_take_in_the_steps_that_were_taken(tmp_path):
+    seen = []
+
+    class Watched(Batches):  # each batch is asked for when the step before it is done
+        def __next__(self):
+            seen.append(run.model.patch.weight.detach().clone())
+            return super().__next__()
+
+    run = trainer(tmp_path, loader=Watched({1}), steps=3, ema=0.5)
+    run.run()
+    assert run.guard.skipped == 1
+    first, last = seen[1], run.model.patch.weight.detach()
+    assert torch.equal(seen[2], first)  # the second batch was broken
+    torch.testing.assert_close(run.ema.tensors()["patch.weight"], (first + 2 * last) / 3)
+
+
+def test_averaged_weights_do_not_touch_the_training(tmp_path):
+    runs = [trainer(tmp_path / str(ema), ema=ema) for ema in (None, 0.9)]
+    for run in runs:
+        run.run()
+    for name, tensor in runs[0].model.state_dict().items():
+        assert torch.equal(runs[1].model.state_dict()[name], tensor), name
 
 
 def test_norms_by_group_are_those_of_the_whole(tmp_path):
