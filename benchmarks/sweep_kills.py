@@ -33,7 +33,7 @@ model:
   tower: {image_size: 16, width: 32, depth: 2, text_length: 20, heads: 2, embed_dim: 8}
   clip: {text_depth: 2}
   moe: {experts: 4, group_pairs: 8}
-train: {mixture: {emoji: 0.0, scenes: 1.0}, batch: 16, steps: 60, warmup: 2, threads: 1, checkpoint_every: 4, log_every: 2}
+train: {mixture: {emoji: 0.0, scenes: 1.0}, batch: 16, steps: 60, warmup: 2, threads: 1, checkpoints: {every: 4}, log_every: 2}
 machine: {device: cpu, workers: 0}
 """
 SPACE = {"train.lr": {"low": 1.0e-4, "high": 1.0e-2, "log": True}}

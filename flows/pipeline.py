@@ -71,11 +71,13 @@ def run_stage(stage: str) -> None:
 
 
 def failure(stage: str, code: int, error_file: Path) -> StageFailed:
-    """What a stage that ended with `code` says of itself; one that was killed, or that DVC did not start, says nothing."""
+    """What a stage that ended with `code` says of itself; one that was interrupted or killed, or that DVC did not start,
+    says nothing."""
     try:
         told = read_json(error_file)
     except UserError:
-        return StageFailed(stage, "machine", f"it was killed or did not start (DVC's exit code {code}); the log above says more")
+        what = f"it was interrupted, killed or did not start (DVC's exit code {code}); the log above says more"
+        return StageFailed(stage, "machine", what)
     return StageFailed(stage, told["kind"], told["sentence"])
 
 

@@ -24,6 +24,7 @@ from prefect.settings import get_current_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from limoe.errors import UserError
+from limoe.interrupt import EXIT_CODES
 from limoe.sweep.outcome import Outcome, read_outcome
 from limoe.sweep.slots import check_threads, gpu_lease, visible_gpus
 from limoe.sweep.trial import conclude, launch
@@ -72,7 +73,7 @@ def run_work(folder: Path, data: Path, threads: int) -> Outcome:
     with gpu_lease(GPU_LOCKS, _pause) as gpu:
         for _ in range(KILLS):
             code = _run_process(folder, data, threads, gpu)
-            if code >= 0 or read_outcome(folder) is not None:
+            if (code >= 0 and code not in EXIT_CODES) or read_outcome(folder) is not None:
                 break
     return conclude(folder, code)
 

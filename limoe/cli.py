@@ -1,6 +1,7 @@
 """`limoe ...`: one subcommand a stage, and the tools a person uses. No logic: each ends in the function that does the work.
 
-Exit codes: 0, 2 for a mistake of the user's, 1 for anything else, 130 for an interruption; always with one sentence on stderr.
+Exit codes: 0, 2 for a mistake of the user's, 1 for anything else, 130 and 143 for an interruption (SIGINT, SIGTERM); always with
+one sentence on stderr.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import json
 import os
 import shlex
+import signal
 import sqlite3
 import sys
 import traceback
@@ -23,6 +25,7 @@ import typer
 from limoe.config import Contestant, Params
 from limoe.errors import UserError
 from limoe.files import write_json
+from limoe.interrupt import Interrupted, at_once
 from limoe.paths import Paths
 
 Kind = Literal["user", "machine", "bug"]
@@ -246,13 +249,12 @@ def reporting(debug: bool, error_file: Path | None = None) -> Iterator[None]:
     try:
         if error_file is not None:
             error_file.unlink(missing_ok=True)
-        yield
-    except KeyboardInterrupt:
-        print(
-            "interrupted: everything already written is valid; run it again (a training goes on from its last checkpoint)",
-            file=sys.stderr,
-        )
-        raise SystemExit(130) from None
+        with at_once():
+            yield
+    except KeyboardInterrupt as interruption:
+        told = interruption if isinstance(interruption, Interrupted) else Interrupted(signal.SIGINT)
+        print(told, file=sys.stderr)
+        raise SystemExit(told.exit_code) from None
     except Exception as error:
         kind, sentence = diagnose(error)
         if debug:

@@ -267,6 +267,14 @@ class ModelParams(Section):
         return self
 
 
+class CheckpointParams(Section):
+    """When a training is saved, and how many of its checkpoints stay."""
+
+    every: int = Field(ge=1)
+    minutes: float | None = Field(gt=0)
+    keep: int = Field(ge=1)
+
+
 class HealthParams(Section):
     """What an alarm does, and when it is raised (limoe/train/health.py)."""
 
@@ -322,7 +330,7 @@ class TrainParams(Section):
     crop_scale: float = Field(gt=0, le=1)
     color_jitter: float = Field(ge=0, lt=1)
     max_bad_steps: int = Field(ge=1)
-    checkpoint_every: int = Field(ge=1)
+    checkpoints: CheckpointParams
     log_every: int = Field(ge=1)
     health: HealthParams
 

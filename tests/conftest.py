@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 for foreign in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_API_KEY", "PYTHONPATH"):
@@ -34,6 +36,17 @@ ROOT = Path(__file__).resolve().parent.parent
 def same_weights() -> None:
     """Models are drawn from torch's own generator: every test starts it afresh, whatever ran before on its worker."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def python_handlers() -> Iterator[None]:
+    """Those that Python starts with, though whoever runs the tests may ignore signals; they must be the same at the end."""
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    yield
+    assert {number: signal.getsignal(number) for number in wanted} == wanted
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ RECIPE = {
     "lr": 0.01,
     "warmup": 10,
     "log_every": 5,
-    "checkpoint_every": 20,
+    "checkpoints": PARAMS.train.checkpoints.model_dump() | {"every": 20},
     "threads": 1,
     "health": PARAMS.train.health.model_dump() | {"window": 10, "grace": 0.5},
 }

@@ -20,7 +20,7 @@ from trainkit import prepare_shapes, recipe
 from limoe.config import Contestant, Params
 from limoe.sweep.trial import TrialSpec, create, read_outcome, read_reports
 
-OVERRIDES = ("train.checkpoint_every=4", "train.log_every=2", "train.steps=12", "machine.device=cpu", "machine.workers=0")
+OVERRIDES = ("train.checkpoints.every=4", "train.log_every=2", "train.steps=12", "machine.device=cpu", "machine.workers=0")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import yaml
 from limoe import cli
 from limoe.config import Params
 from limoe.errors import UserError
+from limoe.interrupt import Interrupted
 from limoe.paths import Paths
 
 
@@ -165,11 +167,29 @@ def test_a_success_removes_what_a_failure_left(workspace: Path, stage: Any) -> N
     assert not Paths(workspace).error("prepare").exists()
 
 
-def test_an_interruption_is_no_error(workspace: Path, stage: Any) -> None:
-    stage("train", raising(KeyboardInterrupt()))
+@pytest.mark.parametrize(
+    "interruption,code,sentence",
+    [
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted by SIGINT: everything already written is valid; run it again (a training goes on",
+        ),
+        (Interrupted(signal.SIGINT, "step 3 of 9 is saved"), 130, "interrupted by SIGINT: step 3 of 9 is saved"),
+        (Interrupted(signal.SIGTERM), 143, "interrupted by SIGTERM: everything already written is valid"),
+    ],
+)
+def test_an_interruption_is_no_error(workspace: Path, stage: Any, interruption: Any, code: int, sentence: str) -> None:
+    stage("train", raising(interruption))
     result = limoe("train", "limoe")
-    assert (result.exit_code, "interrupted" in result.stderr) == (130, True)
+    assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
+    assert result.stderr.startswith(sentence)
     assert not Paths(workspace).error("train-limoe").exists()
+
+
+def test_sigterm_ends_any_stage_with_143(workspace: Path, stage: Any) -> None:
+    stage("prepare", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert limoe("prepare").exit_code == 143
 
 
 def test_a_folder_that_takes_no_error_file_hides_no_sentence(workspace: Path, stage: Any) -> None:

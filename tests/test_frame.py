@@ -29,6 +29,7 @@ FLOORS = (  # a module may import its own floor and those before it
         "limoe.dist",
         "limoe.tracking",
         "limoe.errors",
+        "limoe.interrupt",
         "limoe.files",
         "limoe.provenance",
         "limoe.plots",
@@ -48,6 +49,7 @@ FLOORS = (  # a module may import its own floor and those before it
 LIGHT = ("limoe.dist", "limoe.model", "limoe.losses", "limoe.train", "limoe.evals")
 LIGHT_MAY = {"torch", "torchvision", "numpy", "pyarrow", "PIL", "pydantic", "tokenizers", "safetensors", "torchmetrics", "limoe"}
 ABSENT = "prefect mlflow dvc open_clip optuna webdataset plotly ruamel fastapi emoji resvg_py"
+PICKLERS = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 REFUSE = """
 import importlib, sys
 class Refuse:
@@ -111,6 +113,22 @@ def test_no_import_points_upwards(project: Path) -> None:
 def test_each_tool_is_known_in_one_place(project: Path, library: str, homes: tuple[str, ...]) -> None:
     users = {module for module, tree in modules(project) for name in imports(ast.walk(tree)) if under(name, (library,))}
     assert {user for user in users if not under(user, homes)} == set()
+
+
+def test_nothing_unpickles(project: Path) -> None:
+    """torch.load and numpy's allow_pickle do it on the quiet."""
+    users = {module for module, tree in modules(project) for name in imports(ast.walk(tree)) if under(name, PICKLERS)}
+    calls = {
+        f"{module}: {ast.unparse(node)}"
+        for module, tree in modules(project)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and (ast.unparse(node.func) == "torch.load" or "allow_pickle" in map(str, keywords(node)))
+    }
+    assert (users, calls) == (set(), set())
+
+
+def keywords(call: ast.Call) -> list[str | None]:
+    return [keyword.arg for keyword in call.keywords]
 
 
 def test_the_light_packages_need_little_at_their_top(project: Path) -> None:

@@ -32,7 +32,7 @@ OVERRIDES = (
     "train.steps=6",
     "train.warmup=2",
     "train.threads=1",
-    "train.checkpoint_every=2",
+    "train.checkpoints.every=2",
     "train.log_every=2",
 )
 

@@ -29,9 +29,10 @@ from limoe.provenance import code_hash, git_commit
 from limoe.tracking import Tracker, open_tracker
 from limoe.train.contestants import caption_lengths, cost, model_config
 from limoe.train.health import Alarm, Stopped
-from limoe.train.loop import BAD_BATCHES, Trainer
+from limoe.train.loop import Trainer
 from limoe.train.outcome import final_metrics, timing, write_journals
 from limoe.train.progress import Progress
+from limoe.train.saver import BAD_BATCHES
 from limoe.train.start import Start
 from limoe.train.step import ContrastiveTask
 

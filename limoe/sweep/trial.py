@@ -21,6 +21,7 @@ from pathlib import Path
 
 from limoe.errors import UserError
 from limoe.files import exclusive_lock
+from limoe.interrupt import EXIT_CODES
 from limoe.sweep.outcome import FILE as OUTCOME
 from limoe.sweep.outcome import KINDS, Kind, Outcome, read_outcome, write_outcome
 from limoe.sweep.parent import PARENT, end_with_parent
@@ -159,7 +160,7 @@ def _cause(returncode: int, log: str) -> tuple[Kind, str]:
         return "oom", f"not enough memory: {line.strip()[:500]}"
     if returncode < 0:
         return "killed", f"killed by {_signal(-returncode)}"
-    if returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if returncode in EXIT_CODES:
         return "killed", f"interrupted by {_signal(returncode - 128)}"
     return "error", f"ended with code {returncode} and without an outcome; its log ends with: {last.strip()[:500]}"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+STEPS = "steps"  # beside the parameters' names in a checkpoint
 
 
 class Ema:
@@ -41,22 +42,15 @@ class Ema:
         finally:
             self._swap()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The means by the parameters' names, for a checkpoint."""
-        return self._means
+    def state_dict(self) -> dict[str, Tensor]:
+        """The means by the parameters' names, and over how many steps they are."""
+        return {**self._means, STEPS: self._steps}
 
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
-        for name, mean in self._means.items():
-            mean.copy_(tensors[name])
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {"steps": int(self._steps)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
-        self._steps.fill_(state["steps"])
+        self._steps.copy_(state[STEPS])
+        for name, mean in self._means.items():
+            mean.copy_(state[name])
 
     def _swap(self) -> None:
         for name, weight in self._weights.items():

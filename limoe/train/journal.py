@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
+    @property
+    def length(self) -> int:
+        """In bytes."""
+        return self.path.stat().st_size
+
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Add rows at the end."""
         with self.path.open("a", encoding="utf-8") as handle:
             handle.writelines(json.dumps(row) + "\n" for row in rows)
 
-    def sync(self) -> int:
-        """Make all that was appended durable; its length in bytes."""
+    def sync(self) -> None:
+        """Make all that was appended durable."""
         with self.path.open("rb") as handle:
             os.fsync(handle.fileno())
-        return self.path.stat().st_size
 
     def cut(self, length: int) -> None:
         """Forget all after `length` bytes."""
@@ -34,6 +39,13 @@ class Journal:
 
     def rows(self, start: int = 0) -> list[dict[str, Any]]:
         """All rows that begin at byte `start` or later."""
+        return [row for row, _ in self.read(start)]
+
+    def read(self, start: int) -> Iterator[tuple[dict[str, Any], int]]:
+        """(row, byte at which it ends) of each of them. What a killed process left of its last line is no row."""
         with self.path.open("rb") as handle:
             handle.seek(start)
-            return [json.loads(line) for line in handle]
+            for line in handle:
+                start += len(line)
+                if line.endswith(b"\n"):
+                    yield json.loads(line), start

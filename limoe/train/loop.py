@@ -1,17 +1,15 @@
 """The training loop: batches in, weights out, and a log that can be cut back to any checkpoint.
 
 A step is named by its number from 0. Randomness is keyed by (seed, step), never drawn from a running generator, so that a resumed
-training does what an undisturbed one does, bit by bit.
+training does what an undisturbed one does, bit by bit: there is no random state that a checkpoint would have to hold.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Protocol, Self
 
 import torch
@@ -19,22 +17,21 @@ from torch import Tensor, nn
 
 from limoe.config import TrainParams
 from limoe.dist import fetch
+from limoe.interrupt import Interrupted, postponed
 from limoe.model.tokens import PairBatch
-from limoe.train.checkpoint import Checkpoint, Checkpoints
 from limoe.train.ema import Ema
 from limoe.train.gradients import Gradients
 from limoe.train.groups import GroupNorms
 from limoe.train.guard import FiniteGuard, step_unless
 from limoe.train.health import MAX_SCALE, Alarm, Stopped, Watch
-from limoe.train.journal import Journal
 from limoe.train.meter import RoutingMeter, routing_rows, routing_summary
-from limoe.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from limoe.train.optim import make_optimizer
+from limoe.train.saver import Clock, OptimizerState, Saver, Stateful
 from limoe.train.schedule import learning_rate
 from limoe.train.step import ContrastiveTask
 
-RECENT_STEPS = 1000  # behind the median step time
+PARTS = ("loader", "gradients", "meter", "guard", "watch", "clock")  # of a Trainer: what has a state beside model and optimiser
 MAX_LOG_SCALE = math.log(MAX_SCALE)
-BAD_BATCHES = "bad_batches.jsonl"  # in the folder: step, loss, gradient norm and keys of each batch whose step was skipped
 
 
 class Loader(Protocol):
@@ -52,9 +49,8 @@ class Loader(Protocol):
 class Trainer:
     """A training that lives in `folder` (checkpoints and three journals) and goes on from what it finds there.
 
-    on_row is called with each new row of metrics; on_rows with those since the last call (a resumed training begins with all of
-    them), when they are safe: at each checkpoint and at the end. Rows that no checkpoint covers may yet be computed again.
-    on_alarm is called with each new alarm, after it has joined `alarms`.
+    on_row is called with each new row of metrics; on_rows with those that a checkpoint has come to cover (see Saver). on_alarm is
+    called with each new alarm, after it has joined `alarms`.
     """
 
     def __init__(
@@ -68,26 +64,24 @@ class Trainer:
         on_alarm: Callable[[Alarm], None] = lambda _: None,
     ) -> None:
         self.task, self.loader, self.train = task, loader, train
-        self.on_row, self.on_rows, self.on_alarm = on_row, on_rows, on_alarm
+        self.on_row, self.on_alarm = on_row, on_alarm
         self.model: nn.Module = task.model
         self.device = next(self.model.parameters()).device
         self.gradients = Gradients(task)
         self.optimizer = make_optimizer(self.model, train)
         self.ema = None if train.ema is None else Ema(self.model, train.ema)
         self.norms = GroupNorms(self.model)
-        self.checkpoints = Checkpoints(folder / "checkpoints")
-        self.metrics = Journal(folder / "metrics.jsonl")
-        self.routing = Journal(folder / "routing.jsonl")
-        self.bad_batches = Journal(folder / BAD_BATCHES)
         self.meter = RoutingMeter(self.device)
         self.guard = FiniteGuard(train.max_bad_steps)
         self.watch = Watch(train, None if task.moe is None else task.moe.experts)
-        self.seconds = 0.0  # of all steps, those before an interruption included
-        self.recent_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
+        self.clock = Clock()
         self.reads_every_step = self.device.type == "cpu"  # a bad step is known at once where nothing runs behind the host's back
         self.step = 0
-        self._unshared: list[float] = []  # of the steps since the device was last waited for
-        self.handed_out = 0  # bytes of the metrics' journal that on_rows has had from this process
+        tensors: dict[str, Stateful] = {"model": self.model, "optim": OptimizerState(self.optimizer, self.model)}
+        tensors |= {} if self.ema is None else {"ema": self.ema}
+        parts: dict[str, Stateful] = {name: getattr(self, name) for name in PARTS}
+        self.saver = Saver(folder, train, tensors, parts, on_rows)
+        self.metrics, self.routing, self.bad_batches = self.saver.metrics, self.saver.routing, self.saver.bad_batches
 
     @property
     def alarms(self) -> list[Alarm]:
@@ -100,82 +94,48 @@ class Trainer:
         return self.guard.alarm or (self.watch.alarms[0] if self.train.health.action == "stop" and self.watch.alarms else None)
 
     def resume(self) -> Self:
-        """Go back to the last good checkpoint, or to the start if there is none."""
-        checkpoint = self.checkpoints.latest()
-        journals = (self.metrics, self.routing, self.bad_batches)
-        if checkpoint is None:
-            for journal in journals:
-                journal.cut(0)
-            return self
-        tensors, state = checkpoint.tensors, checkpoint.state
-        self.model.load_state_dict({name[6:]: t for name, t in tensors.items() if name.startswith("model/")})
-        load_optimizer_tensors(
-            self.optimizer, self.model, {name[6:]: t for name, t in tensors.items() if name.startswith("optim/")}
-        )
-        if self.ema is not None:
-            self.ema.load_tensors({name[4:]: t for name, t in tensors.items() if name.startswith("ema/")})
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.seconds = state["seconds"][0]
-        self.recent_seconds.extend(state["seconds"][1:])
-        for journal, length in zip(journals, state["journals"], strict=True):
-            journal.cut(length)
-        self.step = checkpoint.step
+        """Go back to the newest undamaged checkpoint, or to the start if there is none."""
+        self.step = self.saver.resume()
         return self
-
-    def save(self) -> None:
-        """Write a checkpoint of this moment."""
-        self._read({})
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"optim/{name}": tensor for name, tensor in optimizer_tensors(self.optimizer, self.model).items()}
-        tensors |= {} if self.ema is None else {f"ema/{name}": tensor for name, tensor in self.ema.tensors().items()}
-        state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
-        state["journals"] = [journal.sync() for journal in (self.metrics, self.routing, self.bad_batches)]
-        state["seconds"] = [self.seconds, *self.recent_seconds]
-        self.checkpoints.save(Checkpoint(self.step, tensors, state))
-        self._hand_out()
 
     def run(self, until: int | None = None) -> None:
         """Train to the last step, or to the end of step `until` if that comes before.
 
-        Stopped if an alarm ends the training, which then ends at once whenever it is run again.
+        Stopped if an alarm ends the training, which then ends at once whenever it is run again. Interrupted on SIGINT and
+        SIGTERM, when the step is finished and saved.
         """
         self.model.train()
         last = self.train.steps if until is None else min(until, self.train.steps)
-        while self.step < last and self.stopping is None:
-            start = time.perf_counter()
-            figures = self.take_step(next(self.loader).to(self.device))
-            read = self._read(figures) if figures or self.reads_every_step else None
-            self.step += 1
-            self._clock(time.perf_counter() - start, waited=read is not None)
-            if figures and read is not None:
-                self._log(*read)
-            if self.step % self.train.checkpoint_every == 0 or self.step == self.train.steps or self.stopping is not None:
-                self.save()
-        self._hand_out()  # a training that was killed after its last checkpoint comes here with rows that nobody has had
+        with self.saver, postponed() as request:
+            while self.step < last and self.stopping is None and request.number is None:
+                self._advance()
+                if self.saver.due(self.step) or self.stopping is not None:
+                    self._save()
+                self.saver.poll()
+            if request.number is not None and self.saver.step != self.step:
+                self._save()
+            self.saver.settle()
+        if request.number is not None:
+            where = f"step {self.step} of {self.train.steps} is saved; run it again, and it goes on from there"
+            raise Interrupted(request.number, where)
         if self.stopping is not None:
             raise Stopped(self.stopping)
 
-    def _parts(self) -> dict[str, Any]:
-        """What has a state of its own, by the name that it has in a checkpoint."""
-        parts = {"loader": self.loader, "gradients": self.gradients, "meter": self.meter, "guard": self.guard, "watch": self.watch}
-        return parts | ({} if self.ema is None else {"ema": self.ema})
+    def _advance(self) -> None:
+        start = time.perf_counter()
+        figures = self.take_step(next(self.loader).to(self.device))
+        read = self._read(figures) if figures or self.reads_every_step else None
+        self.step += 1
+        self.clock.add(time.perf_counter() - start, waited=read is not None)
+        if figures and read is not None:
+            self._log(*read)
+
+    def _save(self) -> None:
+        self._read({})
+        self.saver.save(self.step)
 
     def _is_logged(self, step: int) -> bool:
         return step % self.train.log_every == 0 or step == self.train.steps
-
-    def _clock(self, seconds: float, waited: bool) -> None:
-        """Count a step. What it took is known when the device has been waited for: the steps since the last time share it."""
-        self.seconds += seconds
-        self._unshared.append(seconds)
-        if waited:
-            self.recent_seconds.extend([fmean(self._unshared)] * len(self._unshared))
-            self._unshared = []
-
-    def _hand_out(self) -> None:
-        if rows := self.metrics.rows(self.handed_out):
-            self.on_rows(rows)
-        self.handed_out = self.metrics.sync()
 
     def take_step(self, batch: PairBatch) -> dict[str, Tensor]:
         """One optimiser step, left out if loss or gradient is not finite, with a batch on the device, which nothing waits for.
@@ -217,7 +177,7 @@ class Trainer:
         if self.guard.in_a_row:  # the step was skipped: nothing was updated
             figures = {name: value for name, value in figures.items() if not name.startswith("update/")}
         figures |= {"lr": learning_rate(self.step - 1, self.train)}
-        row: dict[str, Any] = {"step": self.step, "time": int(time.time() * 1000), "skipped_steps": self.guard.skipped}
+        row: dict[str, Any] = {"step": self.step, "time": self.saver.time_of(self.step), "skipped_steps": self.guard.skipped}
         row |= {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no NaN; skipped_steps tells
         row |= routing_summary(counts)
         self.metrics.append([row])

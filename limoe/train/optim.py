@@ -89,8 +89,10 @@ def optimizer_tensors(optimizer: Optimizers, model: nn.Module) -> dict[str, Tens
 
 
 def load_optimizer_tensors(optimizer: Optimizers, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """The inverse of `optimizer_tensors`: nothing stays of what it had."""
     parameters = dict(model.named_parameters())
+    for parameter in parameters.values():
+        optimizer.state_of(parameter).clear()
     for key, value in tensors.items():
         name, _, kind = key.rpartition("/")
         optimizer.state_of(parameters[name])[kind] = value.to(parameters[name].device)

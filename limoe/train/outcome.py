@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from limoe.files import atomic_file, write_bytes, write_json, write_text
 from limoe.train import plots
-from limoe.train.loop import BAD_BATCHES, Trainer
+from limoe.train.loop import Trainer
+from limoe.train.saver import BAD_BATCHES
 
 LAST_STEPS = 50  # window of the final figures
 SCALARS = ("loss", "contrastive", "auxiliary", "logit_scale", "gradient_norm")
@@ -65,9 +66,9 @@ def write_journals(folder: Path, trainer: Trainer) -> list[dict[str, Any]]:
 def timing(trainer: Trainer) -> dict[str, Any]:
     """Seconds of all steps, median step of the last thousand (ms); peak resident memory of this process (MB); pairs whose
     activations were held at a time; device, threads, precision."""
-    recent = trainer.recent_seconds
+    recent = trainer.clock.recent
     return {
-        "seconds": round(trainer.seconds, 2),
+        "seconds": round(trainer.clock.seconds, 2),
         "steps": trainer.step,
         "step_ms_median": round(1000 * statistics.median(recent), 1),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

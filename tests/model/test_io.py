@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-import pickle
 
 import pytest
 import torch
+from evilkit import PICKLERS, pickled
 from modelkit import EOS, PARAMS, VOCAB, batch, moe, tower
 
 from limoe.errors import UserError
@@ -51,11 +51,14 @@ def test_weights_of_another_architecture_are_refused(folder):
         load_model(folder / "model")
 
 
-def test_a_pickle_in_the_models_place_is_refused(folder):
+@pytest.mark.parametrize("how", PICKLERS)
+@pytest.mark.parametrize("name,sentence", [("model.safetensors", "not the weights"), ("config.json", "not valid JSON")])
+def test_a_malicious_pickle_in_the_models_place_is_not_opened(folder, name, sentence, how):
     save_model(folder / "model", config("dense"), build_model(config("dense")), folder / "tokenizer.json", {})
-    (folder / "model" / "model.safetensors").write_bytes(pickle.dumps({"token.weight": [1.0]}))
-    with pytest.raises(UserError, match="not the weights"):
+    (folder / "model" / name).write_bytes(pickled(folder / "harm", how))
+    with pytest.raises(UserError, match=sentence):
         load_model(folder / "model")
+    assert not (folder / "harm").exists()
 
 
 def test_a_missing_model_and_a_wrong_config_are_named(folder):

@@ -113,8 +113,8 @@ def interrupt_after(monkeypatch, saves: int) -> None:
     done = []
     save = Checkpoints.save
 
-    def save_and_die(self, checkpoint):
-        save(self, checkpoint)
+    def save_and_die(self, checkpoint, before):
+        save(self, checkpoint, before)
         done.append(checkpoint.step)
         if len(done) == saves:
             raise KeyboardInterrupt

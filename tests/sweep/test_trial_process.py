@@ -37,6 +37,22 @@ def test_a_killed_trial_goes_on_and_ends_the_same(tiny_data, tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
+def test_a_trial_that_is_asked_to_end_saves_and_goes_on(tiny_data, tmp_path):
+    folder = trial(tmp_path / "asked", "train.steps=60", "train.cooldown=2", "train.checkpoints.every=60")
+    process = launch(folder, tiny_data, threads=1)
+    wait_for("a row of metrics", lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size > 0)
+    process.send_signal(signal.SIGTERM)
+    outcome = conclude(folder, process.wait())
+    assert (process.returncode, outcome.kind, outcome.evidence) == (143, "killed", "interrupted by SIGTERM")
+    (checkpoint,) = (folder / "checkpoints").glob("step-*")
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert 0 < step < 60
+    assert f"interrupted by SIGTERM: step {step} of 60 is saved" in (folder / LOG).read_text()
+    process = launch(folder, tiny_data, threads=1)
+    assert conclude(folder, process.wait()).kind == "ok"
+    assert f"continuing from step {step} of 60" in (folder / LOG).read_text()
+
+
 def test_too_little_memory_is_an_outcome(tiny_data, tmp_path):
     folder = trial(tmp_path / "large", "model.tower.width=1024", "model.moe.experts=32")  # 3 GB of weights
     process = launch(folder, tiny_data, threads=1, memory_mb=500)
@@ -81,7 +97,8 @@ def test_a_child_sees_its_own_gpu_and_threads(tiny_data, tmp_path, monkeypatch):
     [
         (-9, "train limoe: step 2 of 12\n", "killed", "killed by SIGKILL"),
         (-15, "", "killed", "killed by SIGTERM"),
-        (130, "interrupted: everything already written is valid\n", "killed", "interrupted by SIGINT"),
+        (130, "interrupted by SIGINT: everything already written is valid\n", "killed", "interrupted by SIGINT"),
+        (143, "interrupted by SIGTERM: step 4 of 12 is saved\n", "killed", "interrupted by SIGTERM"),
         (-6, "terminate called after throwing an instance of 'std::bad_alloc'\n", "oom", "std::bad_alloc"),
         (1, "libgomp: Thread creation failed: Resource temporarily unavailable\n", "oom", "Thread creation failed"),
         (1, "a\nModuleNotFoundError: No module named 'x'\n\n", "error", "log ends with: ModuleNotFoundError"),

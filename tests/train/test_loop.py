@@ -5,20 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
+import signal
+import threading
 
+import numpy as np
 import pytest
 import torch
 from modelkit import PARAMS, VOCAB, batch, moe, tower
 
 from limoe.errors import UserError
+from limoe.interrupt import SIGNALS, Interrupted, at_once
 from limoe.model.limoe import Limoe
 from limoe.model.tokens import PairBatch
+from limoe.train import checkpoint
 from limoe.train.loop import MAX_LOG_SCALE, Trainer
 from limoe.train.optim import optimizer_tensors
 from limoe.train.outcome import final_metrics, timing, write_journals
 from limoe.train.step import ContrastiveTask
 
-RECIPE = {"steps": 9, "batch": 8, "warmup": 2, "checkpoint_every": 4, "log_every": 3, "lr": 0.01, "max_bad_steps": 3}
+EVERY = {"every": 4, "minutes": None, "keep": 2}
+RECIPE = {"steps": 9, "batch": 8, "warmup": 2, "checkpoints": EVERY, "log_every": 3, "lr": 0.01, "max_bad_steps": 3}
 
 
 class Batches:
@@ -45,9 +52,9 @@ class Killed(Exception):
     pass
 
 
-def trainer(folder, kind="limoe", loader=None, rows=None, router="top-k", **changes) -> Trainer:
+def trainer(folder, kind="limoe", loader=None, rows=None, router="top-k", priority="bpr", **changes) -> Trainer:
     torch.manual_seed(0)
-    params = moe(router=router) if kind == "limoe" else None
+    params = moe(router=router, priority=priority) if kind == "limoe" else None
     model = Limoe(tower(), params, VOCAB)
     train = type(PARAMS.train).model_validate(PARAMS.train.model_dump() | RECIPE | changes)
     task = ContrastiveTask(model, params, train, precision=torch.float32)
@@ -56,7 +63,7 @@ def trainer(folder, kind="limoe", loader=None, rows=None, router="top-k", **chan
 
 
 def state(run: Trainer) -> dict[str, torch.Tensor]:
-    means = {} if run.ema is None else {f"ema/{name}": tensor for name, tensor in run.ema.tensors().items()}
+    means = {} if run.ema is None else {f"ema/{name}": tensor for name, tensor in run.ema.state_dict().items()}
     return {**run.model.state_dict(), **optimizer_tensors(run.optimizer, run.model), **means}
 
 
@@ -65,6 +72,17 @@ def without_times(run: Trainer) -> list[dict]:
 
 
 SCALES = {"router": 0.5, "experts": 2.0, "embeddings": 1.0}
+
+
+def assert_same(one: Trainer, other: Trainer) -> None:
+    """Weights, optimiser state, router state, position in the data, metrics and routing: bit by bit."""
+    mine, theirs = state(one), state(other)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(mine[name], tensor), name
+    assert one.loader.state_dict() == other.loader.state_dict()
+    assert without_times(one) == without_times(other)
+    assert one.routing.rows() == other.routing.rows()
 
 
 @pytest.mark.parametrize(
@@ -98,11 +116,130 @@ def test_resumed_equals_undisturbed(tmp_path, killed_after, changes):
     torn = trainer(tmp_path / "torn", rows=rows, **changes)
     assert torn.step == killed_after // 4 * 4
     torn.run()
-    for name, tensor in state(whole).items():
-        assert torch.equal(state(torn)[name], tensor), name
-    assert without_times(torn) == without_times(whole)
-    assert torn.routing.rows() == whole.routing.rows()
+    assert_same(torn, whole)
     assert rows == torn.metrics.rows()  # the tracker gets every row, with the times at which they were made
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("during", [1, 5, 8, 9])
+def test_a_signal_lets_the_step_end_saves_and_the_next_start_goes_on(tmp_path, python_handlers, number, during):
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+
+    class Signalled(Batches):
+        def __next__(self):
+            if self.number == during - 1:
+                signal.raise_signal(number)
+            return super().__next__()
+
+    rows = []
+    asked = trainer(tmp_path / "asked", loader=Signalled(), rows=rows)
+    with pytest.raises(Interrupted, match=rf"{number.name}: step {during} of 9 is saved; run it again"):
+        asked.run()
+    assert asked.saver.checkpoints.latest().step == during
+    assert [row["step"] for row in rows] == [step for step in (3, 6, 9) if step <= during]
+    again = trainer(tmp_path / "asked")
+    assert again.step == during
+    again.run()
+    assert_same(again, whole)
+
+
+def test_a_signal_before_the_first_step_saves_nothing(tmp_path, python_handlers, monkeypatch):
+    run = trainer(tmp_path)
+    monkeypatch.setattr(run.model, "train", lambda: signal.raise_signal(signal.SIGTERM))
+    with at_once(), pytest.raises(Interrupted):
+        run.run()
+    assert list((tmp_path / "checkpoints").glob("*")) == []
+
+
+def test_a_checkpoint_is_due_by_steps_by_minutes_and_at_the_end(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("limoe.train.saver.time.monotonic", lambda: now[0])
+    run = trainer(tmp_path, checkpoints=EVERY | {"minutes": 2.0})
+    due = run.saver.due
+    assert [step for step in range(1, 10) if due(step)] == [4, 8, 9]
+    now[0] = 119.0
+    assert not due(5)
+    now[0] = 120.0
+    assert due(5)
+    run.saver.save(5)
+    assert not due(6)
+    run.saver.settle()
+    assert not any(trainer(tmp_path / "without").saver.due(step) for step in (1, 2, 3))
+
+
+def test_checkpoints_at_any_minute_change_no_result(tmp_path):
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+    often = trainer(tmp_path / "often", checkpoints=EVERY | {"minutes": 1e-9})
+    often.run()
+    assert_same(often, whole)
+
+
+def test_rows_are_handed_out_once_a_checkpoint_covers_them(tmp_path, monkeypatch):
+    go, rows, seen = threading.Event(), [], {}
+
+    class Watched(Batches):
+        def __next__(self):
+            seen[self.number] = [row["step"] for row in rows]
+            if self.number == 6:
+                go.set()
+                run.saver.checkpoints.wait()
+            return super().__next__()
+
+    run = trainer(tmp_path, loader=Watched(), rows=rows)
+    monkeypatch.setattr(run.saver, "_sync", lambda: go.wait(10))
+    run.run()
+    assert seen[5] == seen[6] == [], "step 4's checkpoint is not written yet"
+    assert seen[7] == [3], "row 6 is not covered by it"
+    assert [row["step"] for row in rows] == [3, 6, 9]
+
+
+@pytest.mark.parametrize("damaged,back_to", [([9], 8), ([8, 9], 0)])
+def test_a_row_that_is_computed_again_has_its_first_time(tmp_path, monkeypatch, damaged, back_to):
+    rows = []
+    monkeypatch.setattr("limoe.train.saver.time.time", lambda: 1000.0)
+    trainer(tmp_path, rows=rows).run()
+    for step in damaged:  # so that it goes back behind rows that others know
+        (tmp_path / "checkpoints" / f"step-00000000{step}" / "state.json").write_text("{}")
+    with (tmp_path / "metrics.jsonl").open("a") as handle:
+        handle.write('{"step": 10, "ti')  # of a process that was killed
+    monkeypatch.setattr("limoe.train.saver.time.time", lambda: 2000.0)
+    again = trainer(tmp_path, rows=rows)
+    assert again.step == back_to
+    again.run()
+    assert rows[3:] == rows[:3]
+
+
+def test_a_failed_save_ends_the_training_and_it_goes_on_from_the_one_before(tmp_path, monkeypatch):
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+    write = checkpoint.write_bytes
+
+    def full(path, content):
+        if "step-000000008" in str(path):
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_bytes", full)
+    rows = []
+    with pytest.raises(OSError, match="No space left on device"):
+        trainer(tmp_path / "full", rows=rows).run()
+    assert [row["step"] for row in rows] == [3]
+    monkeypatch.undo()
+    again = trainer(tmp_path / "full")
+    assert again.step == 4
+    again.run()
+    assert_same(again, whole)
+
+
+@pytest.mark.parametrize("router", ["top-k", "loss-free", "expert-choice"])
+def test_no_random_generator_runs(tmp_path, router):
+    run = trainer(tmp_path, router=router, priority="shuffled")
+    before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+    run.run()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), str(np.random.get_state())) == before[1:]
 
 
 STATES = {"loss-free": "bias_ME", "expert-choice": "threshold_ME"}
@@ -130,7 +267,7 @@ def test_rows_that_were_not_handed_over_are_when_it_goes_on(tmp_path):
             raise Killed
 
     run = trainer(tmp_path)
-    run.on_rows = refuses_the_last
+    run.saver.on_rows = refuses_the_last
     with pytest.raises(Killed):
         run.run()
     rows = []
@@ -139,7 +276,7 @@ def test_rows_that_were_not_handed_over_are_when_it_goes_on(tmp_path):
     again.run()
     assert [row["step"] for row in rows] == [3, 6, 9]
     assert timing(again)["steps"] == 9
-    assert timing(again)["seconds"] == pytest.approx(run.seconds, abs=0.01)
+    assert timing(again)["seconds"] == pytest.approx(run.clock.seconds, abs=0.01)
 
 
 def test_rows_tell_what_was_minimised(tmp_path):
@@ -163,7 +300,7 @@ class SameBatch(Batches):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])
 def test_every_optimiser_lowers_the_loss(tmp_path, optimizer):
-    settings = {"steps": 24, "log_every": 6, "schedule": "wsd", "cooldown": 6, "checkpoint_every": 24}
+    settings = {"steps": 24, "log_every": 6, "schedule": "wsd", "cooldown": 6}
     run = trainer(tmp_path, loader=SameBatch(), optimizer=optimizer, **settings)
     run.run()
     losses = [row["contrastive"] for row in run.metrics.rows()]
@@ -191,7 +328,7 @@ def test_averaged_weights_take_in_the_steps_that_were_taken(tmp_path):
     assert run.guard.skipped == 1
     first, last = seen[1], run.model.patch.weight.detach()
     assert torch.equal(seen[2], first)  # the second batch was broken
-    torch.testing.assert_close(run.ema.tensors()["patch.weight"], (first + 2 * last) / 3)
+    torch.testing.assert_close(run.ema.state_dict()["patch.weight"], (first + 2 * last) / 3)
 
 
 def test_averaged_weights_do_not_touch_the_training(tmp_path):

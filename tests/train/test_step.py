@@ -93,7 +93,7 @@ class Same:
 
 @pytest.mark.parametrize("kind", ["limoe", "clip"])
 def test_a_training_with_sigmoid_moves_the_bias_and_is_journalled(tmp_path, kind):
-    train = {"steps": 4, "batch": 8, "warmup": 1, "lr": 0.01, "log_every": 2, "checkpoint_every": 4}
+    train = {"steps": 4, "batch": 8, "warmup": 1, "lr": 0.01, "log_every": 2}
     one = task(kind, loss="sigmoid", loss_chunk=3, **train)
     run = Trainer(one, Same(), one.train, tmp_path, lambda row: None, lambda rows: None).resume()
     run.run()

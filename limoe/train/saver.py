@@ -1,0 +1,177 @@
+"""Saving a training and bringing it back: its journals and its checkpoints, and when others may know of a row."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
+
+from limoe.config import TrainParams
+from limoe.train.checkpoint import Checkpoint, Checkpoints
+from limoe.train.journal import Journal
+from limoe.train.optim import Optimizers, load_optimizer_tensors, optimizer_tensors
+
+BAD_BATCHES = "bad_batches.jsonl"  # in the folder: step, loss, gradient norm and keys of each batch whose step was skipped
+RECENT_STEPS = 1000  # behind the median step time
+MINUTE = 60  # seconds
+
+
+class Stateful(Protocol):
+    """What a checkpoint holds a part of."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Of this moment: tensors by name, or JSON-able values."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object:
+        """Go back to such a moment."""
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """An optimiser's state, by the names of the model's parameters."""
+
+    optimizer: Optimizers
+    model: nn.Module
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Empty before the first step."""
+        return optimizer_tensors(self.optimizer, self.model)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        load_optimizer_tensors(self.optimizer, self.model, state)
+
+
+@dataclass
+class Clock:
+    """seconds: of all steps, those before an interruption included. recent: of each of the last thousand."""
+
+    seconds: float = 0.0
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    _unshared: list[float] = field(default_factory=list)  # of the steps since the device was last waited for
+
+    def add(self, seconds: float, waited: bool) -> None:
+        """One step more. What it took is known when the device has been waited for: the steps since the last time share it."""
+        self.seconds += seconds
+        self._unshared.append(seconds)
+        if waited:
+            self.recent.extend([fmean(self._unshared)] * len(self._unshared))
+            self._unshared = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"seconds": self.seconds, "recent": list(self.recent)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.seconds, self.recent = state["seconds"], deque(state["recent"], maxlen=RECENT_STEPS)
+
+
+class Saver:
+    """Keeps a training in `folder`. A context manager: no write outlives its body.
+
+    tensors, parts: what has a state, of tensors or JSON-able, by its name in a checkpoint. on_rows is called with the rows of
+    metrics since the last call (a resumed training begins with all of them), once a checkpoint covers them: others may yet be
+    computed again. step: of the newest checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        train: TrainParams,
+        tensors: Mapping[str, Stateful],
+        parts: Mapping[str, Stateful],
+        on_rows: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
+        self.train, self.tensors, self.parts, self.on_rows = train, tensors, parts, on_rows
+        self.checkpoints = Checkpoints(folder / "checkpoints", train.checkpoints.keep)
+        self.metrics = Journal(folder / "metrics.jsonl")
+        self.routing = Journal(folder / "routing.jsonl")
+        self.bad_batches = Journal(folder / BAD_BATCHES)
+        self.step = 0
+        self._times: dict[int, int] = {}  # of rows that are computed again
+        self._handed_out = 0  # bytes of the metrics' journal that on_rows has had from this process
+        self._unsettled = False  # whether something was saved that on_rows does not know of
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.checkpoints.wait()
+
+    def resume(self) -> int:
+        """Go back to the newest undamaged checkpoint, or to the start if there is none; the number of steps done there."""
+        checkpoint = self.checkpoints.latest()
+        lengths = [0] * len(self._journals) if checkpoint is None else checkpoint.state["journals"]
+        with suppress(ValueError):  # a power failure may leave anything behind what was made durable
+            self._times = {row["step"]: row["time"] for row in self.metrics.rows(lengths[0])}
+        for journal, length in zip(self._journals, lengths, strict=True):
+            journal.cut(length)
+        if checkpoint is not None:
+            self._load(checkpoint)
+            self.step, self._unsettled = checkpoint.step, True
+        return self.step
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is to be saved at the end of this step."""
+        when = self.train.checkpoints
+        late = when.minutes is not None and time.monotonic() - self._saved_at >= MINUTE * when.minutes
+        return late or step % when.every == 0 or step == self.train.steps
+
+    def save(self, step: int) -> None:
+        """Begin to write a checkpoint of this moment, the end of step `step`, once the one before is written."""
+        self.settle()
+        tensors = {f"{part}/{name}": tensor for part, one in self.tensors.items() for name, tensor in one.state_dict().items()}
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
+        state["journals"] = [journal.length for journal in self._journals]
+        self.checkpoints.save(Checkpoint(step, tensors, state), before=self._sync)
+        self.step, self._unsettled, self._saved_at = step, True, time.monotonic()
+
+    def poll(self) -> None:
+        """Between two steps: if the last checkpoint has been written since, settle it."""
+        if self._unsettled and not self.checkpoints.writing:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for the last checkpoint, whose failure is raised here, and hand out the rows that it covers."""
+        self.checkpoints.wait()
+        rows, end = [], self._handed_out
+        for row, after in self.metrics.read(end):
+            if row["step"] > self.step:
+                break
+            rows.append(row)
+            end = after
+        if rows:
+            self.on_rows(rows)
+        self._handed_out = end
+        self._unsettled = False
+
+    def time_of(self, step: int) -> int:
+        """ms since 1970, for this step's row: for one that is computed again what it was before, as then it is the same row."""
+        return self._times.get(step, int(time.time() * 1000))
+
+    @property
+    def _journals(self) -> tuple[Journal, ...]:
+        return self.metrics, self.routing, self.bad_batches
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        for part, one in self.tensors.items():
+            prefix = f"{part}/"
+            one.load_state_dict(
+                {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
+            )
+        for name, one in self.parts.items():
+            one.load_state_dict(checkpoint.state[name])
+
+    def _sync(self) -> None:
+        for journal in self._journals:
+            journal.sync()
