@@ -25,13 +25,13 @@ class Tie:
     @classmethod
     def parse(cls, name: str, spec: Mapping[str, Any], free: Mapping[str, Dimension]) -> Tie:
         """The tie that a line of a space describes; UserError if it follows no searched name, or a total one without numbers."""
-        source, total = (spec["equal"], None) if "equal" in spec else (spec.get("over"), spec.get("total"))
-        if source not in free:
-            key = "equal" if "equal" in spec else "over"
+        key = "equal" if "equal" in spec else "over"
+        source, total = spec.get(key), spec.get("total")
+        if not isinstance(source, str) or source not in free:
             raise UserError(
                 f"{name}: {key} must name another searched name, and {source!r} is none{nearest(str(source), list(free))}"
             )
-        if "equal" not in spec:
+        if key == "over":
             if isinstance(total, bool) or not isinstance(total, int | float) or total <= 0:
                 raise UserError(f"{name}: total must be a number above 0, and is {total!r}")
             if not all(isinstance(end, int | float) and not isinstance(end, bool) and end > 0 for end in free[source].ends):
@@ -49,7 +49,10 @@ class Tie:
         >>> Tie("train.batch", 38400).value(256), Tie("train.batch").value(256)
         (150, 256)
         """
-        return of if self.total is None else max(1, round(self.total / float(of)))
+        if self.total is None:
+            return of
+        assert isinstance(of, int | float)  # `parse` has seen to it
+        return max(1, round(self.total / of))
 
 
 def is_tie(spec: Any) -> bool:
@@ -65,4 +68,4 @@ def with_ties(values: Mapping[str, Value], ties: Mapping[str, Tie]) -> dict[str,
 def ties_of(document: Mapping[str, Any]) -> dict[str, Tie]:
     """The ties of a space's document that limoe.sweep.space has accepted."""
     specs = {name: spec for name, spec in document.items() if is_tie(spec)}
-    return {name: Tie(spec.get("equal", spec.get("over")), spec.get("total")) for name, spec in specs.items()}
+    return {name: Tie(str(spec.get("equal", spec.get("over"))), spec.get("total")) for name, spec in specs.items()}
