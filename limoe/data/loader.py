@@ -113,8 +113,13 @@ class Pictures:
 class PairLoader:
     """Endless training batches; `state_dict` and `load_state_dict` resume exactly after any of them. Close it when done."""
 
-    def __init__(self, prepared: Prepared, tower: TowerParams, train: TrainParams, machine: MachineParams) -> None:
-        """UserError if train.mixture names a source without training rows, or asks for more rows than can be kept apart."""
+    def __init__(
+        self, prepared: Prepared, tower: TowerParams, train: TrainParams, machine: MachineParams, pins: bool = False
+    ) -> None:
+        """UserError if train.mixture names a source without training rows, or asks for more rows than can be kept apart.
+
+        pins: whether batches are made in pinned memory, for a GPU.
+        """
         table = prepared.table(TRAIN, COLUMNS)
         counts = mixture_counts(train.mixture, train.batch)
         self._rows_SR = source_rows(table["source"].to_pylist(), list(counts))
@@ -130,6 +135,7 @@ class PairLoader:
         self._keys_R: list[str] = table["key"].to_pylist()
         self._captions_RK, self._tokenizer = captions_RK, prepared.tokenizer
         self._seed, self._text_length = train.seed, tower.text_length
+        self._pins = pins
         self._ahead = 2 * machine.workers
         self._pool = single_core_pool(max(1, machine.workers))
         self._pending: deque[tuple[Future[PairBatch], State]] = deque()
@@ -175,12 +181,13 @@ class PairLoader:
         generator = torch.Generator().manual_seed(int(stream(self._seed, AUGMENT, step).integers(2**63)))
         captions = [self._captions_RK[row][pick.caption] for row, pick in zip(rows_B, picks, strict=True)]
         ids_BL = self._tokenizer.encode(captions, self._text_length)
-        return PairBatch(
+        batch = PairBatch(
             images_BCHW=self._pictures.take(rows_B, generator),
             ids_N=torch.tensor(list(chain.from_iterable(ids_BL)), dtype=torch.int64),
             lengths_B=torch.tensor([len(ids) for ids in ids_BL], dtype=torch.int64),
             keys=tuple(self._keys_R[row] for row in rows_B),
         )
+        return batch.pin_memory() if self._pins else batch
 
 
 def single_core_pool(workers: int) -> ThreadPoolExecutor:

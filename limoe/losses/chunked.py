@@ -150,7 +150,7 @@ def _positives(text_BV: Tensor, group_B: Tensor | None) -> tuple[Tensor, Tensor]
     if group_B is None:
         return text_BV, text_BV.new_ones(len(text_BV))
     sums_BV = torch.zeros_like(text_BV).index_add(0, group_B, text_BV)
-    counts_B = torch.bincount(group_B, minlength=len(group_B)).to(text_BV.dtype)
+    counts_B = text_BV.new_zeros(len(text_BV)).index_add(0, group_B, text_BV.new_ones(len(text_BV)))
     return sums_BV.index_select(0, group_B), counts_B[group_B]
 
 

@@ -96,7 +96,7 @@ class Clip(nn.Module):
 
     def forward(self, batch: PairBatch, noise: NoiseKey | None = None) -> Output:  # noqa: ARG002 (the task's contract)
         """Embed a batch of pairs; there is no router, so `noise` is not looked at."""
-        layout = TextLayout.of(batch.lengths_B)
+        layout = TextLayout.of(batch.lengths_B, device=batch.ids_N.device)
         ids_BL = layout.pad(batch.ids_N[:, None])[:, :, 0]
         images_BV = self.encode_image(batch.images_BCHW, normalize=True)
         return Output(images_BV, self.encode_text(ids_BL, normalize=True), None, {})

@@ -6,14 +6,16 @@ C colour channels, H height, W width in px.
 A batch's captions are one flat run of tokens with their lengths: padding inside sequences does not exist. The stream puts all
 image tokens first (pair by pair), then all text tokens; if its text is padded to a bucket length, the last rows are no tokens,
 and nothing may look at them.
+
+Shapes follow from the captions' lengths. These stay on the CPU, so that nobody has to wait for a GPU to learn a shape.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from limoe.model.rows import gather_rows
@@ -27,8 +29,8 @@ PAD_ID = 0
 class PairBatch:
     """A batch of image-caption pairs.
 
-    images_BCHW: float32, normalised. ids_N: int64 token ids of all captions, flat. lengths_B: int64 tokens of each caption
-    (at least 1; the last one is end of text). keys: the records' keys, for messages.
+    images_BCHW: float32, normalised. ids_N: int64 token ids of all captions, flat. lengths_B: int64, on the CPU, tokens of each
+    caption (at least 1; the last one is end of text). keys: the records' keys, for messages.
     """
 
     images_BCHW: Tensor
@@ -49,14 +51,14 @@ class PairBatch:
         cut = (torch.split(self.images_BCHW, pairs), torch.split(self.ids_N, tokens), torch.split(self.lengths_B, pairs), keys)
         return [PairBatch(*part) for part in zip(*cut, strict=True)]
 
+    def pin_memory(self) -> PairBatch:
+        """A copy in pinned memory, from which a GPU takes it by itself."""
+        return PairBatch(self.images_BCHW.pin_memory(), self.ids_N.pin_memory(), self.lengths_B.pin_memory(), self.keys)
+
     def to(self, device: torch.device) -> PairBatch:
-        """The batch on `device`."""
-        return PairBatch(
-            self.images_BCHW.to(device, non_blocking=True),
-            self.ids_N.to(device, non_blocking=True),
-            self.lengths_B.to(device, non_blocking=True),
-            self.keys,
-        )
+        """The batch on `device`, but for the lengths."""
+        images_BCHW, ids_N = (tensor.to(device, non_blocking=True) for tensor in (self.images_BCHW, self.ids_N))
+        return PairBatch(images_BCHW, ids_N, self.lengths_B, self.keys)
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,18 @@ class TextLayout:
     mask_BL: Tensor
 
     @classmethod
-    def of(cls, lengths_B: Tensor, rows: int | None = None, longest: int | None = None) -> TextLayout:
-        """The layout of captions of these lengths; rows and longest: N and L, if they are to be more than is needed.
+    def of(cls, lengths_B: Tensor, multiples: tuple[int, int] = (1, 1), device: torch.device | None = None) -> TextLayout:
+        """The layout, on `device`, of captions of these lengths (on the CPU); N and L are rounded up to these multiples.
 
-        >>> TextLayout.of(torch.tensor([2, 1]), rows=4).slot_N
+        >>> TextLayout.of(torch.tensor([2, 1]), (4, 1)).slot_N
         tensor([0, 1, 2, 4])
         """
-        columns = torch.arange(int(lengths_B.max()) if longest is None else longest, device=lengths_B.device)
-        mask_BL = columns < lengths_B[:, None]
+        needed = (int(lengths_B.sum()), int(lengths_B.max()))
+        rows, longest = (size + -size % multiple for size, multiple in zip(needed, multiples, strict=True))
+        mask_BL = torch.arange(longest, device=device) < lengths_B.to(device, non_blocking=True)[:, None]
         mask_S = mask_BL.flatten()
-        slot_N = mask_S.nonzero().squeeze(1)
-        rows = len(slot_N) if rows is None else rows
-        token_S = torch.where(mask_S, mask_S.cumsum(0) - 1, rows)
-        return cls(torch.nn.functional.pad(slot_N, (0, rows - len(slot_N)), value=len(mask_S)), token_S, mask_BL)
+        slot_N = torch.nonzero_static(mask_S, size=rows, fill_value=len(mask_S)).squeeze(1)
+        return cls(slot_N, torch.where(mask_S, mask_S.cumsum(0) - 1, rows), mask_BL)
 
     @property
     def position_N(self) -> Tensor:
@@ -117,7 +118,7 @@ class Layout:
     """What each row of the stream x_TD is: `images` * P image tokens, then the text's rows, of which the last may be padding.
 
     text is None without captions. modality_T: int64. real_T: bool, False on padding. group_T: int64, the routing group of each
-    row, counted from 0 (0 on padding). tokens_G: int64, real tokens of each group.
+    row, counted from 0 (0 on padding). tokens_G: int64, real tokens of each group. rows_GM: the same by modality, on the CPU.
     """
 
     images: int
@@ -127,6 +128,7 @@ class Layout:
     real_T: Tensor
     group_T: Tensor
     tokens_G: Tensor
+    rows_GM: Tensor
 
     @property
     def image_rows(self) -> int:
@@ -142,11 +144,6 @@ class Layout:
     def groups(self) -> int:
         """G, the number of routing groups."""
         return len(self.tokens_G)
-
-    @cached_property
-    def members(self) -> list[Tensor]:
-        """int64, the real rows of each group, in the array's order."""
-        return [((self.group_T == group) & self.real_T).nonzero().squeeze(1) for group in range(self.groups)]
 
     @property
     def rank_T(self) -> Tensor:
@@ -180,22 +177,24 @@ class Layout:
         text_shape: what the text's rows N, and L, are padded to multiples of: the same shapes come again and again for captions
         of many lengths, so that compiled code and cached kernels fit them; no result sees it.
         """
-        text = None if lengths_B is None else _text_layout(lengths_B.to(device), *text_shape)
+        lengths_B = None if lengths_B is None else lengths_B.cpu()
+        text = None if lengths_B is None else TextLayout.of(lengths_B, text_shape, device)
+        rows_GM = _rows_by_group(torch.full((images,), patches), lengths_B, group_pairs)
         pair_T = torch.arange(images, device=device).repeat_interleave(patches)
-        pairs, rows = images, images * patches
-        if text is not None:
-            pair_T = torch.cat([pair_T, text.pair_N])
-            pairs, rows = max(pairs, len(text.mask_BL)), rows + int(text.mask_BL.sum())
-        real_T = torch.arange(len(pair_T), device=device) < rows
+        pair_T = pair_T if text is None else torch.cat([pair_T, text.pair_N])
+        real_T = torch.arange(len(pair_T), device=device) < int(rows_GM.sum())
         group_T = torch.where(real_T, pair_T // group_pairs, 0) if group_pairs else torch.zeros_like(pair_T)
-        groups = -(-pairs // group_pairs) if group_pairs else 1
         modality_T = torch.full_like(pair_T, TEXT)
         modality_T[: images * patches] = IMAGE
-        tokens_G = torch.bincount(group_T[real_T], minlength=groups)
-        return cls(images, patches, text, modality_T, real_T, group_T, tokens_G)
+        tokens_G = rows_GM.sum(1).to(device, non_blocking=True)
+        return cls(images, patches, text, modality_T, real_T, group_T, tokens_G, rows_GM)
 
 
-def _text_layout(lengths_B: Tensor, *multiples: int) -> TextLayout:
-    needed = (int(lengths_B.sum()), int(lengths_B.max()))
-    rows, longest = (size + -size % multiple for size, multiple in zip(needed, multiples, strict=True))
-    return TextLayout.of(lengths_B, rows, longest)
+def _rows_by_group(patches_B: Tensor, lengths_B: Tensor | None, group_pairs: int) -> Tensor:
+    """int64 (G, M): tokens of each group's captions and pictures."""
+    texts_B = patches_B.new_zeros(len(patches_B)) if lengths_B is None else lengths_B
+    pairs = max(len(patches_B), len(texts_B))
+    group_pairs = group_pairs or pairs
+    groups = -(-pairs // group_pairs)
+    padded = [F.pad(rows_B, (0, groups * group_pairs - len(rows_B))) for rows_B in (texts_B, patches_B)]
+    return torch.stack([rows_B.view(groups, group_pairs).sum(1) for rows_B in padded], dim=1)

@@ -16,6 +16,7 @@ import torch
 
 from limoe.config import Contestant, Params, TrainParams
 from limoe.data.loader import PairLoader
+from limoe.data.prefetch import Prefetched
 from limoe.data.prepared import TOKENIZER, Prepared
 from limoe.data.thresholds import with_thresholds
 from limoe.data.transforms import Preprocess
@@ -134,9 +135,11 @@ def open_trainer(
             model.compile_blocks()
     model = model.to(device)
     task = ContrastiveTask(model, config.moe, train, precision)
-    loader = PairLoader(prepared, params.model.tower, train, params.machine)
+    on_gpu = device.type == "cuda"
+    loader = PairLoader(prepared, params.model.tower, train, params.machine, pins=on_gpu)
+    batches = Prefetched(loader, device) if on_gpu else loader
     try:
-        yield Trainer(task, loader, train, folder, on_row, on_rows).resume()
+        yield Trainer(task, batches, train, folder, on_row, on_rows).resume()
     finally:
         loader.close()
 

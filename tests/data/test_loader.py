@@ -16,6 +16,7 @@ import torch
 
 from limoe.config import MachineParams, TowerParams, TrainParams
 from limoe.data.loader import PairLoader
+from limoe.data.prefetch import Prefetched
 from limoe.data.prepared import Prepared
 from limoe.data.transforms import decode_uint8
 from limoe.errors import UserError
@@ -40,11 +41,11 @@ def open_loader(make_prepared: Callable[..., Path], rows: list[dict[str, Any]]) 
     root = make_prepared(rows)
     loaders = []
 
-    def build(workers: int = 0, cache_mb: int = 16, **changes: Any) -> PairLoader:
+    def build(workers: int = 0, cache_mb: int = 16, pins: bool = False, **changes: Any) -> PairLoader:
         train = DEFAULTS["train"] | {"batch": 8, "mixture": {"emoji": 1, "scenes": 1}} | changes
         tower = TowerParams.model_validate(DEFAULTS["model"]["tower"] | {"image_size": 16, "patch_size": 8, "text_length": 6})
         machine = MachineParams.model_validate(DEFAULTS["machine"] | {"workers": workers, "cache_mb": cache_mb})
-        loaders.append(PairLoader(Prepared(root), tower, TrainParams.model_validate(train), machine))
+        loaders.append(PairLoader(Prepared(root), tower, TrainParams.model_validate(train), machine, pins))
         return loaders[-1]
 
     yield build
@@ -102,6 +103,40 @@ def test_resume_equals_an_undisturbed_run(open_loader: Loader, stop: int) -> Non
     take(resumed, 2)  # a loader that has already run takes the state as well
     resumed.load_state_dict(state)
     assert_equal(take(resumed, 9 - stop), undisturbed[stop:])
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("stop", [0, 1, 4])
+def test_a_batch_ahead_changes_neither_order_nor_state(open_loader: Loader, device: str, stop: int) -> None:
+    undisturbed, plain = take(open_loader(), 9), open_loader()
+    loader = open_loader(pins=device == "cuda")
+    ahead = Prefetched(loader, torch.device(device))
+    found = [next(ahead) for _ in range(stop)]
+    take(plain, stop)
+    state = json.loads(json.dumps(ahead.state_dict()))
+    assert state == plain.state_dict()
+    assert loader.state_dict()["step"] == (stop + 1 if stop else 0)  # of the batch that is already there
+    resumed = Prefetched(open_loader(workers=1), torch.device(device))
+    next(resumed)  # a loader that has already run takes the state as well
+    resumed.load_state_dict(state)
+    found += [next(resumed) for _ in range(9 - stop)]
+    assert all(batch.images_BCHW.device.type == device for batch in found)
+    assert_equal([batch.to(torch.device("cpu")) for batch in found], undisturbed)
+
+
+def test_batches_are_pinned_by_the_threads_that_make_them(open_loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = []
+
+    def pin_memory(batch: PairBatch) -> PairBatch:
+        pinned.append(threading.current_thread().name)
+        return batch
+
+    monkeypatch.setattr(PairBatch, "pin_memory", pin_memory)
+    assert_equal(take(open_loader(pins=True), 2), take(open_loader(), 2))
+    assert [name.rpartition("_")[0] for name in pinned] == ["limoe-loader"] * 2
 
 
 def test_state_of_other_sources_is_refused(open_loader: Loader) -> None:

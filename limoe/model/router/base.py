@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from limoe.config import MoeParams
 from limoe.model.router.places import Places
-from limoe.model.tokens import Layout
+from limoe.model.tokens import IMAGE, Layout
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,17 @@ class NoiseKey:
     first_group: int = 0
 
     def draw(self, layout: Layout, layer: int, experts: int) -> Draws:
-        """The numbers for the rows of `layout` in this layer."""
-        device = layout.group_T.device
-        drawn = []
-        for group, rows in enumerate(layout.members):
+        """The numbers for the rows of `layout` in this layer. A group draws for its pictures' rows, then for its captions'."""
+        device, rows_GM = layout.group_T.device, layout.rows_GM.tolist()
+        noise, order = [], []
+        for group, rows_M in enumerate(rows_GM):
             name = f"{self.seed}/{self.step}/{layer}/{self.first_group + group}"
             digest = hashlib.blake2b(name.encode(), digest_size=7).digest()
             generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
-            noise_NE = torch.randn(len(rows), experts, generator=generator, device=device)
-            drawn.append(Draws(noise_NE, torch.rand(len(rows), generator=generator, device=device)))
-        if len(drawn) == 1 and len(drawn[0].order_T) == len(layout.group_T):  # one group of real rows: they lie in their order
-            return drawn[0]
-        draws = Draws(torch.zeros(len(layout.group_T), experts, device=device), torch.zeros(len(layout.group_T), device=device))
-        for rows, of_group in zip(layout.members, drawn, strict=True):
-            draws.noise_TE[rows] = of_group.noise_TE
-            draws.order_T[rows] = of_group.order_T
-        return draws
+            noise.append(torch.randn(sum(rows_M), experts, generator=generator, device=device))
+            order.append(torch.rand(sum(rows_M), generator=generator, device=device))
+        images = [rows_M[IMAGE] for rows_M in rows_GM]
+        return Draws(*(_in_stream(drawn, images, len(layout.group_T)) for drawn in (noise, order)))
 
 
 @dataclass(frozen=True)
@@ -82,6 +77,14 @@ class Routing:
     slot_TK: Tensor
     slots: int | None
     sigma: float
+
+
+def _in_stream(drawn: list[Tensor], images: list[int], rows: int) -> Tensor:
+    """What was drawn group by group in the order of the stream: all groups' pictures, all groups' captions, zeros for padding."""
+    parts = [of_group[:first] for of_group, first in zip(drawn, images, strict=True)]
+    parts += [of_group[first:] for of_group, first in zip(drawn, images, strict=True)]
+    padding = drawn[0].new_zeros(rows - sum(map(len, drawn)), *drawn[0].shape[1:])
+    return torch.cat([*parts, padding])
 
 
 class Router(nn.Module, ABC):

@@ -38,7 +38,7 @@ class LossFreeRouter(TopKRouter):
         """float64 (M, E): how many choices fell on each expert, placed or not."""
         chosen_TE = torch.zeros_like(routing.logits_TE, dtype=torch.float64)
         chosen_TE.scatter_(1, routing.expert_TK, routing.asked_TK.double())
-        return torch.stack([chosen_TE[layout.modality_T == m].sum(0) for m in range(len(MODALITIES))])
+        return torch.stack([(chosen_TE * (layout.modality_T == m)[:, None]).sum(0) for m in range(len(MODALITIES))])
 
     @torch.no_grad()
     def adjust(self, observed: Tensor) -> None:
