@@ -25,6 +25,7 @@ SHARED = (
     "positives",
     "crop_scale",
     "color_jitter",
+    "export",
 )  # what contestants may not change
 AUX_TERMS = ("importance", "load", "z", "local_text", "local_image", "global_text", "global_image")
 
@@ -331,6 +332,7 @@ class TrainParams(Section):
     color_jitter: float = Field(ge=0, lt=1)
     max_bad_steps: int = Field(ge=1)
     checkpoints: CheckpointParams
+    export: Literal["last", "best"]
     log_every: int = Field(ge=1)
     health: HealthParams
 

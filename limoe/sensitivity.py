@@ -26,7 +26,7 @@ from limoe.sweep.sensitivity import analyse
 from limoe.sweep.storage import RECORD
 from limoe.sweep.ties import ties_of, with_ties
 
-BUDGET = ("steps", "seed", "threads", "checkpoints", "log_every")  # of train: never taken from a sweep
+BUDGET = ("steps", "seed", "threads", "checkpoints", "export", "log_every")  # of train: never taken from a sweep
 DIGITS = 4  # significant ones of a recommended number
 TABLE = ".parquet"
 NAMED = 6  # settings that a remark names

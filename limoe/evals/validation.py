@@ -71,7 +71,7 @@ class Validation:
                     self._splits[name] = _open(table, prepared.tokenizer, tower, batch, limit)
         if not self._splits:
             raise UserError(
-                f"{prepared.root}: no validation pictures of {', '.join(sources)}: a sweep's objective needs two at least "
+                f"{prepared.root}: no validation pictures of {', '.join(sources)}: the objective needs two at least "
                 f"in one of the splits {', '.join(SELECTION_SPLITS)}"
             )
 

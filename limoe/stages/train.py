@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from limoe.data.thresholds import with_thresholds
 from limoe.data.transforms import Preprocess
 from limoe.dist import pick_device, pick_precision
 from limoe.errors import UserError
+from limoe.evals.validation import Validation
 from limoe.files import atomic_directory, exclusive_lock, write_json, write_text
 from limoe.model.io import ModelConfig, build_model, save_model
 from limoe.model.limoe import Limoe
@@ -62,6 +64,7 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
         with _tracked(params, paths, contestant, folder) as tracker:
             _describe(tracker, contestant, resolved, folder, paths.prepared)
             trainer = _fit(params, config, start, train, prepared, folder, contestant, tracker)
+            trainer.choose_weights()
             with atomic_directory(paths.train(contestant)) as out:
                 preprocess = Preprocess(config.tower.image_size).to_dict()
                 save_model(out / "model", config, trainer.model, prepared.root / TOKENIZER, preprocess)
@@ -70,6 +73,8 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
                         save_model(out / "ema", config, trainer.model, prepared.root / TOKENIZER, preprocess)
                 write_json(out / "params.json", resolved)
                 write_json(out / "cost.json", cost(trainer.model, config, train, lengths))
+                if train.export == "best":
+                    write_json(out / "export.json", {"step": trainer.best.chosen, "validation": trainer.best.figures})
                 write_json(out / "metrics.json", final_metrics(write_journals(out, trainer), train.steps))
             write_json(paths.timing(f"train-{contestant}"), timing(trainer) | {"mlflow_run_id": tracker.run_id})
             tracker.log_artifact(paths.train(contestant), "train")
@@ -138,8 +143,11 @@ def open_trainer(
     on_gpu = device.type == "cuda"
     loader = PairLoader(prepared, params.model.tower, train, params.machine, pins=on_gpu)
     batches = Prefetched(loader, device) if on_gpu else loader
+    validate = None
+    if train.export == "best":
+        validate = partial(Validation(prepared, params.model.tower, train).run, model, device, precision)
     try:
-        yield Trainer(task, batches, train, folder, on_row, on_rows).resume()
+        yield Trainer(task, batches, train, folder, on_row, on_rows, validate=validate).resume()
     finally:
         loader.close()
 

@@ -106,7 +106,8 @@ def _settings(spec: TrialSpec, paths: Paths) -> tuple[Params, TrainParams]:
     if pick_device(params.machine.device).type == "cpu":
         params = params.model_copy(update={"machine": params.machine.model_copy(update={"workers": 0})})
     train = params.train_for(spec.contestant)
-    return params, train.model_copy(update={"health": train.health.model_copy(update={"action": "warn"})})
+    warn = train.health.model_copy(update={"action": "warn"})
+    return params, train.model_copy(update={"health": warn, "export": "last"})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from limoe.config import TrainParams
 from limoe.dist import fetch
 from limoe.interrupt import Interrupted, postponed
 from limoe.model.tokens import PairBatch
+from limoe.train.best import Best, Validate
 from limoe.train.ema import Ema
 from limoe.train.gradients import Gradients
 from limoe.train.groups import GroupNorms
@@ -30,7 +31,7 @@ from limoe.train.saver import Clock, OptimizerState, Saver, Stateful
 from limoe.train.schedule import learning_rate
 from limoe.train.step import ContrastiveTask
 
-PARTS = ("loader", "gradients", "meter", "guard", "watch", "clock")  # of a Trainer: what has a state beside model and optimiser
+PARTS = ("loader", "gradients", "meter", "guard", "watch", "clock", "best")  # what has a state beside model and optimiser
 MAX_LOG_SCALE = math.log(MAX_SCALE)
 
 
@@ -50,7 +51,7 @@ class Trainer:
     """A training that lives in `folder` (checkpoints and three journals) and goes on from what it finds there.
 
     on_row is called with each new row of metrics; on_rows with those that a checkpoint has come to cover (see Saver). on_alarm is
-    called with each new alarm, after it has joined `alarms`.
+    called with each new alarm, after it has joined `alarms`. validate measures the model where train.export is best.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Trainer:
         on_row: Callable[[dict[str, Any]], None],
         on_rows: Callable[[list[dict[str, Any]]], None],
         on_alarm: Callable[[Alarm], None] = lambda _: None,
+        validate: Validate | None = None,
     ) -> None:
         self.task, self.loader, self.train = task, loader, train
         self.on_row, self.on_alarm = on_row, on_alarm
@@ -75,6 +77,7 @@ class Trainer:
         self.guard = FiniteGuard(train.max_bad_steps)
         self.watch = Watch(train, None if task.moe is None else task.moe.experts)
         self.clock = Clock()
+        self.best = Best(train, validate)
         self.reads_every_step = self.device.type == "cpu"  # a bad step is known at once where nothing runs behind the host's back
         self.step = 0
         tensors: dict[str, Stateful] = {"model": self.model, "optim": OptimizerState(self.optimizer, self.model)}
@@ -121,6 +124,14 @@ class Trainer:
         if self.stopping is not None:
             raise Stopped(self.stopping)
 
+    def choose_weights(self) -> None:
+        """At the end: leave in the model what `train.export` names, and their averages as they were at that step.
+
+        UserError if the best checkpoint is damaged.
+        """
+        if self.train.export == "best":
+            self.saver.load_tensors(self.best.chosen, ("model",) if self.ema is None else ("model", "ema"))
+
     def _advance(self) -> None:
         start = time.perf_counter()
         figures = self.take_step(next(self.loader).to(self.device))
@@ -132,10 +143,10 @@ class Trainer:
 
     def _save(self) -> None:
         self._read({})
-        self.saver.save(self.step)
+        self.saver.save(self.step, self.best.needs)
 
     def _is_logged(self, step: int) -> bool:
-        return step % self.train.log_every == 0 or step == self.train.steps
+        return step % self.train.log_every == 0 or step == self.train.steps or self.best.due(step)
 
     def take_step(self, batch: PairBatch) -> dict[str, Tensor]:
         """One optimiser step, left out if loss or gradient is not finite, with a batch on the device, which nothing waits for.
@@ -176,7 +187,7 @@ class Trainer:
     def _log(self, figures: dict[str, float], counts: dict[int, Tensor]) -> None:
         if self.guard.in_a_row:  # the step was skipped: nothing was updated
             figures = {name: value for name, value in figures.items() if not name.startswith("update/")}
-        figures |= {"lr": learning_rate(self.step - 1, self.train)}
+        figures |= {"lr": learning_rate(self.step - 1, self.train)} | self.best.measure(self.step)
         row: dict[str, Any] = {"step": self.step, "time": self.saver.time_of(self.step), "skipped_steps": self.guard.skipped}
         row |= {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no NaN; skipped_steps tells
         row |= routing_summary(counts)

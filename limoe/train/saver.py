@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,13 +127,14 @@ class Saver:
         late = when.minutes is not None and time.monotonic() - self._saved_at >= MINUTE * when.minutes
         return late or step % when.every == 0 or step == self.train.steps
 
-    def save(self, step: int) -> None:
-        """Begin to write a checkpoint of this moment, the end of step `step`, once the one before is written."""
+    def save(self, step: int, needs: tuple[int, ...] = ()) -> None:
+        """Begin to write a checkpoint of this moment, the end of step `step`, once the one before is written. needs: steps of
+        older ones that it refers to."""
         self.settle()
         tensors = {f"{part}/{name}": tensor for part, one in self.tensors.items() for name, tensor in one.state_dict().items()}
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         state["journals"] = [journal.length for journal in self._journals]
-        self.checkpoints.save(Checkpoint(step, tensors, state), before=self._sync)
+        self.checkpoints.save(Checkpoint(step, tensors, state, needs), before=self._sync)
         self.step, self._unsettled, self._saved_at = step, True, time.monotonic()
 
     def poll(self) -> None:
@@ -155,6 +156,12 @@ class Saver:
         self._handed_out = end
         self._unsettled = False
 
+    def load_tensors(self, step: int, parts: Sequence[str]) -> None:
+        """Put these parts' tensors back to what they were at the end of that step; UserError if its checkpoint is damaged."""
+        checkpoint = self.checkpoints.read(step)
+        for part in parts:
+            self.tensors[part].load_state_dict(_tensors_of(part, checkpoint))
+
     def time_of(self, step: int) -> int:
         """ms since 1970, for this step's row: for one that is computed again what it was before, as then it is the same row."""
         return self._times.get(step, int(time.time() * 1000))
@@ -165,13 +172,15 @@ class Saver:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         for part, one in self.tensors.items():
-            prefix = f"{part}/"
-            one.load_state_dict(
-                {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
-            )
+            one.load_state_dict(_tensors_of(part, checkpoint))
         for name, one in self.parts.items():
             one.load_state_dict(checkpoint.state[name])
 
     def _sync(self) -> None:
         for journal in self._journals:
             journal.sync()
+
+
+def _tensors_of(part: str, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    prefix = f"{part}/"
+    return {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}

@@ -188,7 +188,7 @@ def test_only_what_is_trained_on_is_measured(prepared, tmp_path):
 
 def test_without_validation_pictures(tmp_path):
     root = write_prepared(tmp_path / "p", {"train": prepared_rows("train", 4), "val": prepared_rows("val", 1)})
-    with pytest.raises(UserError, match=r"no validation pictures of emoji: a sweep's objective needs two.*val, val-style"):
+    with pytest.raises(UserError, match=r"no validation pictures of emoji: the objective needs two.*val, val-style"):
         Validation(Prepared(root), TOWER, TRAIN)
 
 

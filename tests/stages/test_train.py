@@ -19,8 +19,9 @@ import limoe
 from limoe.config import CONTESTANTS, TrainParams
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
+from limoe.evals.validation import Validation
 from limoe.files import sha256_file
-from limoe.model.io import ModelConfig
+from limoe.model.io import ModelConfig, load_model
 from limoe.paths import Paths
 from limoe.stages import train
 from limoe.tracking import Tracker
@@ -135,6 +136,30 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(paths, monkeypatch, c
     train.run(recipe(*otherwise), paths, "limoe")
     assert "continuing from step 4 of 6" in capsys.readouterr().out
     assert hashes(paths.train("limoe")) == undisturbed
+
+
+def test_the_best_weights_on_validation_are_exported(paths, monkeypatch):
+    seen = []
+
+    class Told(Validation):
+        """The real figures, but a loss that says which is the best: the second of three."""
+
+        def run(self, model, device, precision):
+            figures = super().run(model, device, precision)
+            seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            return figures | {"loss": [2.0, 1.0, 3.0][len(seen) - 1]}
+
+    monkeypatch.setattr(train, "Validation", Told)
+    train.run(recipe("train.export=best"), paths, "dense")
+    out = paths.train("dense")
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {row["step"]: row["validation/loss"] for row in rows} == {2: 2.0, 4: 1.0, 6: 3.0}
+    assert 1 < rows[1]["validation/loss/val-scenes"] < 4
+    assert json.loads((out / "export.json").read_text())["step"] == 4
+    assert json.loads((out / "params.json").read_text())["train"]["export"] == "best"
+    for name, tensor in load_model(paths.model("dense")).state_dict().items():
+        assert torch.equal(tensor, seen[1][name]), name
+    assert not torch.equal(seen[1]["logit_scale"], seen[2]["logit_scale"])
 
 
 def test_changed_params_never_resume(paths, monkeypatch, capsys):

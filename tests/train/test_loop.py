@@ -52,14 +52,14 @@ class Killed(Exception):
     pass
 
 
-def trainer(folder, kind="limoe", loader=None, rows=None, router="top-k", priority="bpr", **changes) -> Trainer:
+def trainer(folder, kind="limoe", loader=None, rows=None, router="top-k", priority="bpr", validate=None, **changes) -> Trainer:
     torch.manual_seed(0)
     params = moe(router=router, priority=priority) if kind == "limoe" else None
     model = Limoe(tower(), params, VOCAB)
     train = type(PARAMS.train).model_validate(PARAMS.train.model_dump() | RECIPE | changes)
     task = ContrastiveTask(model, params, train, precision=torch.float32)
     handed = [] if rows is None else rows
-    return Trainer(task, loader or Batches(), train, folder, lambda row: None, handed.extend).resume()
+    return Trainer(task, loader or Batches(), train, folder, lambda row: None, handed.extend, validate=validate).resume()
 
 
 def state(run: Trainer) -> dict[str, torch.Tensor]:
@@ -277,6 +277,87 @@ def test_rows_that_were_not_handed_over_are_when_it_goes_on(tmp_path):
     assert [row["step"] for row in rows] == [3, 6, 9]
     assert timing(again)["steps"] == 9
     assert timing(again)["seconds"] == pytest.approx(run.clock.seconds, abs=0.01)
+
+
+LOSSES = {4: 2.0, 8: 1.0, 9: 1.5}  # by step: those that are measured
+
+
+def validated(folder, losses=LOSSES, **arguments) -> Trainer:
+    """A training whose validation loss is given; `run.measured` lists the steps that were measured."""
+
+    def validate():
+        run.measured.append(run.step)
+        return {"loss": losses[run.step], "top1/val": run.step / 10}
+
+    run = trainer(folder, validate=validate, export="best", **arguments)
+    run.measured = []
+    return run
+
+
+def test_the_best_checkpoint_stays_and_its_weights_are_chosen(tmp_path):
+    run = validated(tmp_path / "best", {4: 1.0, 8: 2.0, 9: 1.0}, checkpoints=EVERY | {"keep": 1}, ema=0.9)
+    run.run()
+    assert run.measured == [4, 8, 9]
+    assert [path.name for path in sorted((tmp_path / "best" / "checkpoints").iterdir())] == ["step-000000004", "step-000000009"]
+    assert (run.best.chosen, run.best.figures) == (4, {"loss": 1.0, "top1/val": 0.4})  # the first of equals
+    short = trainer(tmp_path / "short", ema=0.9)
+    short.run(until=4)
+    run.choose_weights()
+    for name, tensor in (short.model.state_dict() | short.ema.state_dict()).items():
+        assert torch.equal((run.model.state_dict() | run.ema.state_dict())[name], tensor), name
+
+
+def test_a_measured_step_has_a_row_and_nothing_else_changes(tmp_path):
+    run, plain = validated(tmp_path / "best"), trainer(tmp_path / "plain")
+    run.run()
+    plain.run()
+    rows = {row["step"]: row for row in without_times(run)}
+    assert list(rows) == [3, 4, 6, 8, 9]
+    assert [rows[step].get("validation/loss") for step in rows] == [None, 2.0, None, 1.0, 1.5]
+    assert rows[8]["validation/top1/val"] == 0.8
+    for name, tensor in state(plain).items():
+        assert torch.equal(state(run)[name], tensor), name
+    assert [rows[step]["contrastive"] for step in (3, 6, 9)] == [row["contrastive"] for row in plain.metrics.rows()]
+    run.choose_weights()
+    plain.choose_weights()
+    assert not torch.equal(plain.model.patch.weight, run.model.patch.weight)
+    assert torch.equal(plain.model.patch.weight, state(plain)["patch.weight"]), "the last weights are those that are there"
+
+
+@pytest.mark.parametrize("killed_after", [3, 5, 8])
+def test_keeping_the_best_survives_an_interruption(tmp_path, killed_after):
+    whole = validated(tmp_path / "whole")
+    whole.run()
+
+    class Mortal(Batches):
+        def __next__(self):
+            if self.number == killed_after:
+                raise Killed
+            return super().__next__()
+
+    with pytest.raises(Killed):
+        validated(tmp_path / "torn", loader=Mortal(), checkpoints=EVERY | {"minutes": 1e-9}).run()
+    torn = validated(tmp_path / "torn")
+    torn.run()
+    assert_same(torn, whole)
+    assert torn.best.state_dict() == whole.best.state_dict() == {"step": 8, "figures": {"loss": 1.0, "top1/val": 0.8}}
+    torn.choose_weights()
+
+
+def test_a_validation_loss_that_is_not_finite_is_never_the_best(tmp_path):
+    run = validated(tmp_path, {4: math.nan, 8: math.inf, 9: math.nan})
+    run.run()
+    assert all("validation/loss" not in row for row in run.metrics.rows())
+    with pytest.raises(UserError, match="the validation loss was never finite"):
+        run.choose_weights()
+
+
+def test_a_best_checkpoint_that_is_damaged_is_named(tmp_path):
+    run = validated(tmp_path)
+    run.run()
+    (tmp_path / "checkpoints" / "step-000000008" / "tensors.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"step-000000008 is damaged \(tensors\.safetensors is not what its checksum says"):
+        run.choose_weights()
 
 
 def test_rows_tell_what_was_minimised(tmp_path):
