@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,8 +25,11 @@ from limoe.report.sensitivity import WORDS, tell
 from limoe.report.values import between, loss_of, probability, short
 from limoe.sweep import table as tables
 from limoe.sweep.ablation_result import analyse_ablation, is_ablation
+from limoe.sweep.axes import parse_axes
 from limoe.sweep.findings import Sensitivity
 from limoe.sweep.pages import trials_of
+from limoe.sweep.paired import Gap, differences, gaps
+from limoe.sweep.rows import to_rows
 from limoe.sweep.sensitivity import analyse
 
 PAGE, FOLDER = Path("docs") / "sensitivity.md", Path("docs") / "sensitivity"
@@ -56,6 +59,7 @@ class Part:
     document: Document
     pictures: dict[str, bytes]
     found: Sensitivity | None
+    beside: list[Gap] = field(default_factory=list)  # the reference at equal points
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -79,10 +83,13 @@ def parts(folder: Path) -> list[Part]:
         if (reference := analyse(read[name]).reference) is None:
             raise UserError(f"{folder / name}.parquet: no trial finished, so that no success can be measured against it")
         losses[name] = reference.loss
-    return [_part(entry, read[entry.name], losses.get(entry.reference or "")) for entry in entries(folder)]
+    return [
+        _part(entry, read[entry.name], losses.get(entry.reference or ""), read.get(entry.reference or ""))
+        for entry in entries(folder)
+    ]
 
 
-def _part(entry: Entry, table: pa.Table, reference: float | None) -> Part:
+def _part(entry: Entry, table: pa.Table, reference: float | None, other: pa.Table | None) -> Part:
     if is_ablation(table):
         facts = analyse_ablation(table).to_dict()
         compared = [line for line in facts["lines"] if line["difference"] is not None]
@@ -90,7 +97,33 @@ def _part(entry: Entry, table: pa.Table, reference: float | None) -> Part:
         return Part(entry, ablation_report.tell(facts), pictures, None)
     found = analyse(table, reference=reference)
     facts, trials = found.to_dict(), trials_of(table, found)
-    return Part(entry, _without_folds(tell(facts, trials)), sensitivity_stills.stills(facts, trials), found)
+    document, pictures = _without_folds(tell(facts, trials)), sensitivity_stills.stills(facts, trials)
+    return Part(entry, document, pictures, found, [] if other is None else _beside(found, table, other))
+
+
+def _beside(found: Sensitivity, table: pa.Table, other: pa.Table) -> list[Gap]:
+    """The two tables at equal points, by thirds of the setting that decides most."""
+    shares = found.quality.fanova
+    axes = {axis.name: axis for axis in parse_axes(tables.space_of(table) or {})}
+    return gaps(differences(to_rows(table), to_rows(other)), axes.get(max(shares, key=lambda name: shares[name], default="")))
+
+
+def beside_table(gaps: Sequence[Gap]) -> Table:
+    """What the recipe loses against the reference."""
+    columns = ["Where", "Pairs", "Loss more than the reference", "95%", "Median", "Worse in", "p"]
+    rows = [
+        [
+            Cell(one.where),
+            Cell(str(one.n)),
+            Cell(f"{one.mean:+.3f}"),
+            Cell("–" if one.low is None else f"{one.low:+.3f} to {one.high:+.3f}"),
+            Cell(f"{one.middle:+.3f}"),
+            Cell(str(one.worse)),
+            Cell("–" if one.p is None else f"{one.p:.3f}" if one.p >= 0.001 else "< 0.001"),
+        ]
+        for one in gaps
+    ]
+    return Table("The reference at equal points and seeds (p: Wilcoxon's signed ranks)", columns, rows, frozenset(range(1, 7)))
 
 
 def build(folder: Path) -> tuple[str, dict[str, bytes]]:
@@ -108,6 +141,7 @@ def build(folder: Path) -> tuple[str, dict[str, bytes]]:
         text += [
             f"## {part.entry.title}",
             f"**{part.document.headline}**",
+            *(body(Document("", "", [beside_table(part.beside)], []), "") if part.beside else []),
             *body(_without_words(part.document), "", addresses, 3),
         ]
     words = (WORDS if sweeps else {}) | (ablation_report.WORDS if len(sweeps) < len(found) else {})

@@ -63,7 +63,10 @@ def test_order_titles_and_reference_come_from_the_study(folder):
     text, _ = study_page.build(folder)
     assert text.index("By hand.") < text.index("## The paper's recipe") < text.index("## Classic losses")
     limit = analyse(tables.read(folder / "paper.parquet")).reference.limit
-    assert text.split("## Classic losses")[1].count(f"at most {limit:.3f}") == 1
+    classic = text.split("## Classic losses")[1]
+    assert classic.count(f"at most {limit:.3f}") == 1
+    assert "| everywhere | 30 | +0.000 |" in classic  # its trials are the first 30 of the other table
+    assert "everywhere" not in text.split("## Classic losses")[0]
 
 
 def test_a_table_that_is_not_there_is_named(folder, tmp_path):
