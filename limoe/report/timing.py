@@ -17,7 +17,13 @@ FIGURES = {
     "step_ms_median": "median step, ms",
     "seconds": "training, s",
     "steps": "steps timed",
+    "pairs_per_s": "pairs a second",
+    "tokens_per_s": "tokens a second",
+    "tflops": "model TFLOP/s",
+    "ceiling_tflops": "matrix products here, TFLOP/s",
+    "mfu": "MFU",
     "peak_rss_mb": "peak memory, MB",
+    "peak_gpu_mb": "peak GPU memory, MB",
     "device": "device",
     "threads": "threads",
     "precision": "precision",
@@ -25,7 +31,8 @@ FIGURES = {
 UNKNOWN = "–"
 NOTE = (
     "Of the last trainings on this machine; no two runs agree on these, so the report leaves them out. The seconds of a "
-    "training that was interrupted are those of all its steps; one whose result came from DVC's cache has no figures."
+    "training that was interrupted are those of all its steps; one whose result came from DVC's cache has no figures. MFU: the "
+    "share of a GPU's measured matrix products that the model's own FLOPs, forward and backward, make up."
 )
 
 

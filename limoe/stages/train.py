@@ -33,11 +33,12 @@ from limoe.tracking import Tracker, open_tracker
 from limoe.train.contestants import caption_lengths, cost, model_config
 from limoe.train.health import Alarm, Stopped
 from limoe.train.loop import Trainer
-from limoe.train.outcome import final_metrics, timing, write_journals
+from limoe.train.outcome import final_metrics, throughput, timing, timing_row, write_journals
 from limoe.train.progress import Progress
 from limoe.train.saver import BAD_BATCHES
 from limoe.train.start import Start
 from limoe.train.step import ContrastiveTask
+from limoe.train.throughput import gpu_ceiling
 
 RUN_ID = "run_id"  # in the work folder: the MLflow run that a resumed training goes on with
 
@@ -63,8 +64,15 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
         resolved |= {"data": prepared.hash} | ({"start": begun} if begun else {})
         with _tracked(params, paths, contestant, folder) as tracker:
             _describe(tracker, contestant, resolved, folder, paths.prepared)
+            device = pick_device(params.machine.device)
+            ceiling = gpu_ceiling(device, pick_precision(train.precision, device))
             trainer = _fit(params, config, start, train, prepared, folder, contestant, tracker)
             trainer.choose_weights()
+            costs = cost(trainer.model, config, train, lengths)
+            speed = throughput(trainer, config.tower, costs, ceiling)
+            figures = timing(trainer, speed)
+            print(f"train {contestant}: {speed}")
+            tracker.log_rows([timing_row(trainer, figures)])
             with atomic_directory(paths.train(contestant)) as out:
                 preprocess = Preprocess(config.tower.image_size).to_dict()
                 save_model(out / "model", config, trainer.model, prepared.root / TOKENIZER, preprocess)
@@ -72,11 +80,11 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
                     with trainer.ema.applied():
                         save_model(out / "ema", config, trainer.model, prepared.root / TOKENIZER, preprocess)
                 write_json(out / "params.json", resolved)
-                write_json(out / "cost.json", cost(trainer.model, config, train, lengths))
+                write_json(out / "cost.json", costs)
                 if train.export == "best":
                     write_json(out / "export.json", {"step": trainer.best.chosen, "validation": trainer.best.figures})
                 write_json(out / "metrics.json", final_metrics(write_journals(out, trainer), train.steps))
-            write_json(paths.timing(f"train-{contestant}"), timing(trainer) | {"mlflow_run_id": tracker.run_id})
+            write_json(paths.timing(f"train-{contestant}"), figures | {"mlflow_run_id": tracker.run_id})
             tracker.log_artifact(paths.train(contestant), "train")
         if os.getppid() == parent:  # else whoever started this has died, will not know that it is done, and starts it again
             shutil.rmtree(folder)

@@ -88,7 +88,7 @@ def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached, keep_mod
         try:
             outcome = _run(trainer, spec, validation, look)
         finally:
-            reached.step, reached.seconds = trainer.step, round(trainer.clock.seconds, 3)
+            reached.step, reached.seconds = trainer.step, round(trainer.pace.seconds, 3)
         with atomic_file(folder / "routing.parquet") as handle:
             pq.write_table(pa.Table.from_pylist(trainer.routing.rows(), ROUTING_SCHEMA), handle)
         if keep_model:
@@ -159,7 +159,7 @@ def _measured(trainer: Trainer, validation: Validation) -> dict[str, Any]:
     scores = validation.run(trainer.task.model, trainer.device, trainer.task.precision)
     if not all(math.isfinite(value) for value in scores.values()):
         raise Stopped(Alarm("diverged", trainer.step, "the embeddings of the validation pictures or captions are not finite"))
-    return {"step": trainer.step, "seconds": round(trainer.clock.seconds, 3)} | scores
+    return {"step": trainer.step, "seconds": round(trainer.pace.seconds, 3)} | scores
 
 
 def _ended(trainer: Trainer, folder: Path, alarms: list[Alarm], kind: Kind | None = None) -> Outcome:
@@ -173,7 +173,7 @@ def _ended(trainer: Trainer, folder: Path, alarms: list[Alarm], kind: Kind | Non
         step=trainer.step,
         evidence=evidence,
         steps_planned=trainer.train.steps,
-        seconds=round(trainer.clock.seconds, 3),
+        seconds=round(trainer.pace.seconds, 3),
         modality=modality if found == "collapsed" else None,
         layer=layer if found == "collapsed" else None,
         alarms=[asdict(alarm) for alarm in alarms],

@@ -7,7 +7,6 @@ training does what an undisturbed one does, bit by bit: there is no random state
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -27,11 +26,12 @@ from limoe.train.guard import FiniteGuard, step_unless
 from limoe.train.health import MAX_SCALE, Alarm, Stopped, Watch
 from limoe.train.meter import RoutingMeter, routing_rows, routing_summary
 from limoe.train.optim import make_optimizer
-from limoe.train.saver import Clock, OptimizerState, Saver, Stateful
+from limoe.train.saver import OptimizerState, Saver, Stateful
 from limoe.train.schedule import learning_rate
 from limoe.train.step import ContrastiveTask
+from limoe.train.throughput import Pace
 
-PARTS = ("loader", "gradients", "meter", "guard", "watch", "clock", "best")  # what has a state beside model and optimiser
+PARTS = ("loader", "gradients", "meter", "guard", "watch", "pace", "best")  # what has a state beside model and optimiser
 MAX_LOG_SCALE = math.log(MAX_SCALE)
 
 
@@ -76,9 +76,9 @@ class Trainer:
         self.meter = RoutingMeter(self.device)
         self.guard = FiniteGuard(train.max_bad_steps)
         self.watch = Watch(train, None if task.moe is None else task.moe.experts)
-        self.clock = Clock()
         self.best = Best(train, validate)
         self.reads_every_step = self.device.type == "cpu"  # a bad step is known at once where nothing runs behind the host's back
+        self.pace = Pace(self.device)
         self.step = 0
         tensors: dict[str, Stateful] = {"model": self.model, "optim": OptimizerState(self.optimizer, self.model)}
         tensors |= {} if self.ema is None else {"ema": self.ema}
@@ -110,11 +110,13 @@ class Trainer:
         self.model.train()
         last = self.train.steps if until is None else min(until, self.train.steps)
         with self.saver, postponed() as request:
+            self.pace.start(self.step)
             while self.step < last and self.stopping is None and request.number is None:
                 self._advance()
                 if self.saver.due(self.step) or self.stopping is not None:
                     self._save()
                 self.saver.poll()
+            self.pace.lap(self.step)
             if request.number is not None and self.saver.step != self.step:
                 self._save()
             self.saver.settle()
@@ -133,17 +135,17 @@ class Trainer:
             self.saver.load_tensors(self.best.chosen, ("model",) if self.ema is None else ("model", "ema"))
 
     def _advance(self) -> None:
-        start = time.perf_counter()
         figures = self.take_step(next(self.loader).to(self.device))
         read = self._read(figures) if figures or self.reads_every_step else None
         self.step += 1
-        self.clock.add(time.perf_counter() - start, waited=read is not None)
         if figures and read is not None:
             self._log(*read)
 
     def _save(self) -> None:
         self._read({})
+        self.pace.lap(self.step)
         self.saver.save(self.step, self.best.needs)
+        self.pace.start(self.step)
 
     def _is_logged(self, step: int) -> bool:
         return step % self.train.log_every == 0 or step == self.train.steps or self.best.due(step)
@@ -185,9 +187,12 @@ class Trainer:
         return {name: value.item() for name, value in found.items()}, counts
 
     def _log(self, figures: dict[str, float], counts: dict[int, Tensor]) -> None:
+        self.pace.lap(self.step)
+        validation = self.best.measure(self.step)
+        self.pace.start(self.step)
         if self.guard.in_a_row:  # the step was skipped: nothing was updated
             figures = {name: value for name, value in figures.items() if not name.startswith("update/")}
-        figures |= {"lr": learning_rate(self.step - 1, self.train)} | self.best.measure(self.step)
+        figures |= {"lr": learning_rate(self.step - 1, self.train)} | validation
         row: dict[str, Any] = {"step": self.step, "time": self.saver.time_of(self.step), "skipped_steps": self.guard.skipped}
         row |= {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no NaN; skipped_steps tells
         row |= routing_summary(counts)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import resource
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from limoe.config import TowerParams
 from limoe.files import atomic_file, write_bytes, write_json, write_text
 from limoe.train import plots
 from limoe.train.loop import Trainer
 from limoe.train.saver import BAD_BATCHES
+from limoe.train.throughput import Throughput
 
 LAST_STEPS = 50  # window of the final figures
 SCALARS = ("loss", "contrastive", "auxiliary", "logit_scale", "gradient_norm")
@@ -63,17 +67,32 @@ def write_journals(folder: Path, trainer: Trainer) -> list[dict[str, Any]]:
     return rows
 
 
-def timing(trainer: Trainer) -> dict[str, Any]:
-    """Seconds of all steps, median step of the last thousand (ms); peak resident memory of this process (MB); pairs whose
-    activations were held at a time; device, threads, precision."""
-    recent = trainer.clock.recent
+def throughput(trainer: Trainer, tower: TowerParams, costs: Mapping[str, float], ceiling: float | None) -> Throughput:
+    """How fast the training went. costs: those of limoe/train/contestants.py. ceiling: what the device can do, FLOP/s."""
+    tokens = tower.image_tokens + costs["mean_caption_tokens"]
+    return Throughput.of(trainer.pace.step_seconds, trainer.train.batch, tokens, costs["flops_per_pair_forward"], ceiling)
+
+
+def timing(trainer: Trainer, speed: Throughput) -> dict[str, Any]:
+    """Seconds of all steps, median step (ms), throughput; this process's peak of resident memory and, on a GPU, of what tensors
+    took (MB); pairs whose activations were held at a time; device, threads, precision."""
+    device = trainer.device
+    on_gpu = device.type == "cuda"
     return {
-        "seconds": round(trainer.clock.seconds, 2),
+        "seconds": round(trainer.pace.seconds, 2),
         "steps": trainer.step,
-        "step_ms_median": round(1000 * statistics.median(recent), 1),
+        "step_ms_median": round(1000 * trainer.pace.step_seconds, 1),
+        **asdict(speed),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_gpu_mb": torch.cuda.max_memory_allocated(device) // 2**20 if on_gpu else None,
         "micro_batch": trainer.gradients.pairs or trainer.train.batch,
-        "device": str(trainer.device),
+        "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
         "threads": trainer.train.threads,
         "precision": str(trainer.task.precision).removeprefix("torch."),
     }
+
+
+def timing_row(trainer: Trainer, figures: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of `timing` as a row for a tracker: it has the time of the log's last row, with which it may be sent again."""
+    numbers = {f"timing/{name}": value for name, value in figures.items() if isinstance(value, int | float)}
+    return {"step": trainer.step, "time": trainer.metrics.rows()[-1]["time"]} | numbers

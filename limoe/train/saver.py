@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -20,7 +18,6 @@ from limoe.train.journal import Journal
 from limoe.train.optim import Optimizers, load_optimizer_tensors, optimizer_tensors
 
 BAD_BATCHES = "bad_batches.jsonl"  # in the folder: step, loss, gradient norm and keys of each batch whose step was skipped
-RECENT_STEPS = 1000  # behind the median step time
 MINUTE = 60  # seconds
 
 
@@ -48,31 +45,6 @@ class OptimizerState:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
         load_optimizer_tensors(self.optimizer, self.model, state)
-
-
-@dataclass
-class Clock:
-    """seconds: of all steps, those before an interruption included. recent: of each of the last thousand."""
-
-    seconds: float = 0.0
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
-    _unshared: list[float] = field(default_factory=list)  # of the steps since the device was last waited for
-
-    def add(self, seconds: float, waited: bool) -> None:
-        """One step more. What it took is known when the device has been waited for: the steps since the last time share it."""
-        self.seconds += seconds
-        self._unshared.append(seconds)
-        if waited:
-            self.recent.extend([fmean(self._unshared)] * len(self._unshared))
-            self._unshared = []
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {"seconds": self.seconds, "recent": list(self.recent)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.seconds, self.recent = state["seconds"], deque(state["recent"], maxlen=RECENT_STEPS)
 
 
 class Saver:

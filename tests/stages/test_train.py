@@ -77,6 +77,21 @@ def test_outs(paths, contestant):
     assert json.loads(paths.timing(f"train-{contestant}").read_text())["steps"] == 6
 
 
+def test_how_fast_it_went_is_said_and_told_and_no_out(paths, monkeypatch, capsys):
+    told = []
+    tracker = Tracker()
+    monkeypatch.setattr(tracker, "log_rows", told.extend)
+    monkeypatch.setattr(train, "open_tracker", lambda *_: tracker)
+    train.run(recipe(), paths, "limoe")
+    timing = json.loads(paths.timing("train-limoe").read_text())
+    cost = json.loads((paths.train("limoe") / "cost.json").read_text())
+    assert timing["tokens_per_s"] == pytest.approx(timing["pairs_per_s"] * (4 + cost["mean_caption_tokens"]), rel=1e-3)
+    assert timing["tflops"] == pytest.approx(3 * cost["flops_per_pair_forward"] * timing["pairs_per_s"] / 1e12, abs=1e-4)
+    assert timing["mfu"] is timing["peak_gpu_mb"] is None, "a processor's ceiling is not measured"
+    assert told[-1]["timing/pairs_per_s"] == timing["pairs_per_s"]
+    assert f"train limoe: {timing['pairs_per_s']:,.0f} pairs/s, " in capsys.readouterr().out
+
+
 def test_contestants_cost_the_same_flops(paths):
     params = recipe()
     for contestant in CONTESTANTS:

@@ -23,6 +23,7 @@ from limoe.train.loop import MAX_LOG_SCALE, Trainer
 from limoe.train.optim import optimizer_tensors
 from limoe.train.outcome import final_metrics, timing, write_journals
 from limoe.train.step import ContrastiveTask
+from limoe.train.throughput import Throughput
 
 EVERY = {"every": 4, "minutes": None, "keep": 2}
 RECIPE = {"steps": 9, "batch": 8, "warmup": 2, "checkpoints": EVERY, "log_every": 3, "lr": 0.01, "max_bad_steps": 3}
@@ -275,8 +276,7 @@ def test_rows_that_were_not_handed_over_are_when_it_goes_on(tmp_path):
     assert again.step == 9  # nothing is left to train
     again.run()
     assert [row["step"] for row in rows] == [3, 6, 9]
-    assert timing(again)["steps"] == 9
-    assert timing(again)["seconds"] == pytest.approx(run.clock.seconds, abs=0.01)
+    assert again.pace.seconds == pytest.approx(run.pace.seconds, abs=0.01)
 
 
 LOSSES = {4: 2.0, 8: 1.0, 9: 1.5}  # by step: those that are measured
@@ -485,4 +485,4 @@ def test_journals_leave_no_time_of_day(tmp_path):
     assert rows == without_times(run)
     assert [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()] == rows
     assert len(final_metrics(rows, 9)) <= 12
-    assert timing(run)["steps"] == 9
+    assert timing(run, Throughput(1.0, 2.0, 3.0))["steps"] == 9
