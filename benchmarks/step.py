@@ -54,7 +54,7 @@ class Drawn:
     def __init__(self, params: Params, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(params.train.seed)
         side = params.model.tower.image_size
-        images_BCHW = torch.randn(params.train.batch, 3, side, side, generator=generator)
+        images_BCHW = torch.randn(params.train.batch, 3, side, side, generator=generator).to(device)  # once, for all batches
         drawn = [draw(params, images_BCHW, generator).to(device) for _ in range(BATCHES)]
         self._batches: Iterator[PairBatch] = cycle(drawn)
 
