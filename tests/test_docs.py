@@ -95,7 +95,8 @@ def test_every_path_that_is_named_exists_or_is_made(page: Path) -> None:
 
 @every_page
 def test_every_file_that_is_named_alone_is_known(page: Path) -> None:
-    sources = [*(ROOT / "limoe").rglob("*.py"), *(ROOT / "flows").rglob("*.py"), ROOT / "Makefile"]
+    folders = (ROOT / name for name in ("limoe", "flows", "benchmarks"))
+    sources = [ROOT / "Makefile", *(path for folder in folders for path in folder.rglob("*.*") if path.suffix in (".py", ".sh"))]
     text = "\n".join(read(path) for path in sources)
     known = {path.name for path in ROOT.iterdir()} | {"dvc.lock", "train-00000.parquet", "pets.dvc", *USERS}
     alone = {word for word in words(page) if FILE_NAME.fullmatch(word)}
