@@ -24,6 +24,7 @@ FIGURES = {
     "mfu": "MFU",
     "peak_rss_mb": "peak memory, MB",
     "peak_gpu_mb": "peak GPU memory, MB",
+    "micro_batch": "pairs held at a time",
     "device": "device",
     "threads": "threads",
     "precision": "precision",
