@@ -59,14 +59,13 @@ def headline(facts: Facts) -> str:
     counts, found = facts["counts"], facts["recommendation"]
     if not counts["labelled"] or found is None:
         return f"{_many(counts['trials'], 'trial')} of {_many(counts['points'], 'recipe')}: too few ended to recommend anything."
-    rate = counts["successes"] / counts["labelled"]
     decider = _decider(facts["failure"])
     decides = f"; `{short(decider)}` decides it most" if decider else ""
     success = found["success"]
     near = f"it is {probability(success)} ({between(success)})"
     if success["upper"] - success["lower"] > VAGUE:
         near = "there are too few to tell"
-    return f"{rate:.0%} of the trials in this space succeed{decides}. Near the recipe to use {near}."
+    return f"{probability(counts['recipes'])} of the recipes in this space succeed{decides}. Near the recipe to use {near}."
 
 
 def _use(facts: Facts) -> list[Block]:
@@ -89,9 +88,10 @@ def _decider(importance: Facts) -> str | None:
 
 def _counted(facts: Facts) -> str:
     counts, reference = facts["counts"], facts["reference"]
+    rate = f"{probability(counts['recipes'])} of the recipes ({between(counts['recipes'])})"
     told = (
         f"{_many(counts['trials'], 'trial')} of {_many(counts['points'], 'recipe')}; {counts['labelled']} have a label, "
-        f"{counts['successes']} of them success."
+        f"{counts['successes']} of them success: {rate}, each counted by the share of its seeds."
     )
     if reference is None:
         return told

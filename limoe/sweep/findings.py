@@ -37,12 +37,16 @@ class AxisFacts:
 
 @dataclass(frozen=True)
 class Counts:
-    """Trials by what became of them. `excluded` (killed, error) and `pruned` (censored) have no label; trials = all of them."""
+    """Trials by what became of them. `excluded` (killed, error) and `pruned` (censored) have no label; trials = all of them.
+
+    `recipes`: points that succeed, each counted by the share of its seeds: promising ones have more, and must not count more.
+    """
 
     trials: int
     points: int
     labelled: int
     successes: int
+    recipes: Share
     pruned: int
     excluded: int
     by_kind: dict[str, int]

@@ -152,7 +152,15 @@ def build(folder: Path) -> tuple[str, dict[str, bytes]]:
 
 def overview(sweeps: Sequence[Part]) -> Table:
     """The sweeps side by side."""
-    columns = ["Sweep", "Trials", "Succeeded", "Decides success", "Robust recipe: loss", "on fresh seeds", "P(success) there"]
+    columns = [
+        "Sweep",
+        "Trials",
+        "Recipes that succeed",
+        "Decides success",
+        "Robust recipe: loss",
+        "on fresh seeds",
+        "P(success) there",
+    ]
     return Table("Every sweep", columns, [_glance(part) for part in sweeps], frozenset({1, 2, 4, 5, 6}))
 
 
@@ -161,11 +169,11 @@ def _glance(part: Part) -> list[Cell]:
     counts, best = part.found.counts, part.found.recommendation
     shares = part.found.failure.fanova
     decider = f"`{short(max(shares, key=lambda name: shares[name]))}`" if shares else "–"
-    rate = f"{counts.successes / counts.labelled:.0%}" if counts.labelled else "–"
+    recipes = dataclasses.asdict(counts.recipes)
     cells = [
         Cell(part.entry.title),
         Cell(str(counts.trials)),
-        Cell(rate, f"{counts.successes} of {counts.labelled}"),
+        Cell(probability(recipes), between(recipes)),
         Cell(decider),
     ]
     if best is None:

@@ -70,6 +70,7 @@ def count(rows: Sequence[Row], limit: float | None) -> Counts:
         points=len({row.point for row in rows}),
         labelled=labelled,
         successes=sum(one is True for one in labels),
+        recipes=_share_of([success for _, success in labelled_points(rows, limit)]),
         pruned=pruned,
         excluded=len(rows) - labelled - pruned,
         by_kind=dict(sorted(by_kind.items())),

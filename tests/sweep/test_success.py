@@ -46,6 +46,13 @@ def test_the_reference_is_the_mean_over_the_seeds_of_the_robust_recipe() -> None
     assert reference_of([]) is None
 
 
+def test_recipes_are_counted_once_however_many_seeds_they_have() -> None:
+    rows = [row(0, loss=3.0), row(0, loss=3.1, seed=1), row(0, loss=4.0, seed=2), row(1, loss=4.0), row(2, loss=4.0)]
+    counted = count([*rows, row(3, "killed", None)], 3.3)
+    assert (counted.successes, counted.labelled) == (2, 5)
+    assert (counted.recipes.hits, counted.recipes.n) == (pytest.approx(2 / 3), 3)
+
+
 def test_fresh_seeds_decide_between_the_finalists_and_give_the_reference() -> None:
     rows = [row(0, loss=2.8), row(1, loss=2.9, lr=2e-3), row(2, loss=3.6, lr=5e-3)]
 
