@@ -30,7 +30,7 @@ class Adafactor(torch.optim.Optimizer):
     """Options of a group: lr; weight_decay; betas, of the step's mean and, at most, of the squares'; factored, whether the
     squares of its matrices are (those with fewer than SMALLEST rows or columns never are).
 
-    found_inf: float scalar on the device, 1 where the step is to be left out (limoe.train.guard.step_unless); None for never.
+    found_inf: float scalar on the device, 1 where the step is to be left out (limoe.train.optim.Optimizers); None for never.
     """
 
     _step_supports_amp_scaling = True

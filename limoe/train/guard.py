@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from limoe.train.alarm import Alarm
-
-
-class Steps(Protocol):
-    """An optimiser, or several as one."""
-
-    def step(self) -> None:
-        """Move all parameters."""
 
 
 class FiniteGuard:
@@ -71,16 +64,3 @@ class FiniteGuard:
                 f"(the batch begins with {', '.join(keys[:3])}; all keys stand in bad_batches.jsonl)"
             )
             self.alarm = Alarm("diverged", step, evidence)
-
-
-def step_unless(spoilt: Tensor, optimizer: Steps) -> None:
-    """`optimizer.step()`, or nothing at all where `spoilt` (a bool scalar on the device) is true.
-
-    An optimiser that can leave everything as it is on the device's own word says so in torch's way, made for loss scaling: it has
-    `_step_supports_amp_scaling`, and looks at its attribute `found_inf`. For any other the host waits for the device and decides.
-    """
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.found_inf = spoilt.float()  # type: ignore[attr-defined]
-        optimizer.step()
-    elif not spoilt.item():
-        optimizer.step()

@@ -22,7 +22,7 @@ from limoe.train.best import Best, Validate
 from limoe.train.ema import Ema
 from limoe.train.gradients import Gradients
 from limoe.train.groups import GroupNorms
-from limoe.train.guard import FiniteGuard, step_unless
+from limoe.train.guard import FiniteGuard
 from limoe.train.health import MAX_SCALE, Alarm, Stopped, Watch
 from limoe.train.meter import RoutingMeter, routing_rows, routing_summary
 from limoe.train.optim import make_optimizer
@@ -163,7 +163,7 @@ class Trainer:
         before = self.norms.weights() if logged else None
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.train) * group["lr_scale"]
-        step_unless(spoilt, self.optimizer)
+        self.optimizer.step(spoilt)
         self.task.adjust(_unless(spoilt, result.observed))
         self.meter.add(_unless(spoilt, result.counts))
         with torch.no_grad():

@@ -22,7 +22,7 @@ RMS = 0.2  # of a step at lr 1, about that of AdamW: its learning rate and weigh
 class Muon(torch.optim.Optimizer):
     """Its parameters are matrices or stacks of them; the options of a group are lr and weight_decay.
 
-    found_inf: float scalar on the device, 1 where the step is to be left out (limoe.train.guard.step_unless); None for never.
+    found_inf: float scalar on the device, 1 where the step is to be left out (limoe.train.optim.Optimizers); None for never.
     """
 
     _step_supports_amp_scaling = True

@@ -20,14 +20,13 @@ Named = list[tuple[str, nn.Parameter]]
 class Optimizers:
     """Optimisers with parameters of their own, as one. A group of theirs has an `lr_scale`, for whoever sets its `lr`.
 
-    found_inf: float scalar on the device, 1 where the step is to be left out, which each of them must be able to do by itself
-    (limoe.train.guard.step_unless); None for never.
+    Each must be able to leave a step out on the device's own word (ValueError). torch made a way for it, for loss scaling: such
+    an optimiser has `_step_supports_amp_scaling`, and looks at its attribute `found_inf`.
     """
 
-    _step_supports_amp_scaling = True
-    found_inf: Tensor | None = None
-
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        if unable := [part for part in parts if not getattr(part, "_step_supports_amp_scaling", False)]:
+            raise ValueError(f"{type(unable[0]).__name__} cannot leave a step out without the host's waiting for the device")
         self._parts = parts
         self._home = {p: part for part in parts for group in part.param_groups for p in group["params"]}
 
@@ -41,10 +40,10 @@ class Optimizers:
         state: dict[str, Tensor] = self._home[parameter].state[parameter]
         return state
 
-    def step(self) -> None:
-        """Move all parameters."""
+    def step(self, spoilt: Tensor) -> None:
+        """Move all parameters; leave everything as it is where `spoilt` (a bool scalar on the device) is true."""
         for part in self._parts:
-            part.found_inf = self.found_inf  # type: ignore[attr-defined]
+            part.found_inf = spoilt.float()  # type: ignore[attr-defined]
             part.step()
 
 

@@ -7,10 +7,10 @@ from modelkit import EOS, PARAMS, VOCAB, moe, tower
 from limoe.model.clip import Clip
 from limoe.model.limoe import Limoe
 from limoe.train.groups import decays, group_of
-from limoe.train.guard import step_unless
-from limoe.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from limoe.train.optim import Optimizers, load_optimizer_tensors, make_optimizer, optimizer_tensors
 
 OPTIMIZERS = ("adamw", "adafactor", "muon")
+GOOD = torch.tensor(False)  # not spoilt
 
 
 def recipe(**changes):
@@ -55,9 +55,10 @@ def test_the_default_is_adamw_on_two_groups_to_the_bit():
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     made = make_optimizer(ours, train), torch.optim.AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=True)
     for step in range(3):
-        for model, optimizer in zip((ours, theirs), made, strict=True):
+        for model in (ours, theirs):
             pull(model, step)
-            optimizer.step()
+        made[0].step(GOOD)
+        made[1].step()
     assert len(made[0].param_groups) == 2
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -71,7 +72,7 @@ def test_a_step_equals_adamw_written_out():
     before = model.patch.weight.detach().clone()
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 2.0)
-    optimizer.step()
+    optimizer.step(GOOD)
     torch.testing.assert_close(model.patch.weight.detach(), before * (1 - 0.01 * 0.1) - 0.01, rtol=1e-5, atol=1e-6)
 
 
@@ -105,7 +106,7 @@ def test_what_is_remembered_of_each_parameter(optimizer):
     made = make_optimizer(model, recipe(optimizer=optimizer))
     assert optimizer_tensors(made, model) == {}
     pull(model, 0)
-    made.step()
+    made.step(GOOD)
     tensors = optimizer_tensors(made, model)
     for name, kept in KEPT[optimizer].items():
         assert {key.rpartition("/")[2] for key in tensors if key.startswith(f"{name}/")} == kept, name
@@ -118,13 +119,13 @@ def test_the_state_as_tensors_is_all_of_it(optimizer):
     made = [make_optimizer(model, train) for model in models]
     for step in range(2):
         pull(models[0], step)
-        made[0].step()
+        made[0].step(GOOD)
     models[1].load_state_dict(models[0].state_dict())
     saved = {name: tensor.clone() for name, tensor in optimizer_tensors(made[0], models[0]).items()}
     load_optimizer_tensors(made[1], models[1], saved)
     for model, one in zip(models, made, strict=True):
         pull(model, 2)
-        one.step()
+        one.step(GOOD)
     for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -137,7 +138,7 @@ def test_a_group_of_rate_zero_is_frozen(optimizer):
     for group in made.param_groups:
         group["lr"] = 0.01 * group["lr_scale"]
     pull(model, 0)
-    made.step()
+    made.step(GOOD)
     assert {name for name, p in model.named_parameters() if torch.equal(p, before[name])} == {
         name for name in before if group_of(name) == "experts"
     }
@@ -156,8 +157,14 @@ def test_a_spoilt_step_leaves_weights_and_state_as_they_are(optimizer, spoilt_at
             if seed is None:
                 for parameter in model.parameters():
                     parameter.grad.view(-1)[-1] = float("nan")
-            step_unless(torch.tensor(seed is None), made)
+            made.step(torch.tensor(seed is None))
         ends.append(model.state_dict() | optimizer_tensors(made, model))
     assert ends[0].keys() == ends[1].keys()
     for name, tensor in ends[0].items():
         assert torch.equal(ends[1][name], tensor), name
+
+
+def test_an_optimiser_that_could_not_leave_a_step_out_is_refused():
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    with pytest.raises(ValueError, match="Muon cannot leave a step out"):
+        Optimizers(torch.optim.Muon([torch.nn.Parameter(torch.zeros(2, 2))]), torch.optim.AdamW([parameter], fused=True))

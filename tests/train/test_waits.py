@@ -9,6 +9,7 @@ import dataclasses
 
 import pytest
 import torch
+from modelkit import PARAMS
 from stepkit import Same, pairs, task
 from waitkit import Waits
 
@@ -26,6 +27,8 @@ CASES = {
     "sigmoid": {"loss": "sigmoid"},
     "dense": {"kind": "dense"},
     "clip": {"kind": "clip"},
+    "adafactor": {"optimizer": "adafactor"},
+    "muon and averages": {"optimizer": "muon", "ema": 0.9},
 }
 
 
@@ -112,9 +115,7 @@ def test_a_divergence_stops_the_training_at_the_next_row(tmp_path):
 
 
 def test_a_checkpoint_knows_of_every_step_before_it(tmp_path):
-    run = training(tmp_path, Spoilt({2, 4}))
-    run.run(until=5)
-    run.save()
+    training(tmp_path, Spoilt({2, 4}), checkpoints=PARAMS.train.checkpoints.model_dump() | {"every": 5}).run(until=5)
     again = training(tmp_path)
     assert (again.step, again.guard.skipped) == (5, 2)
     assert [row["step"] for row in again.bad_batches.rows()] == [2, 4]
@@ -123,7 +124,7 @@ def test_a_checkpoint_knows_of_every_step_before_it(tmp_path):
 def test_steps_between_two_rows_share_their_time(tmp_path):
     run = training(tmp_path)
     run.run()
-    seconds = list(run.recent_seconds)
+    seconds = list(run.clock.recent)
     assert len(seconds) == 6
     assert len(set(seconds[:3])) == len(set(seconds[3:])) == 1
-    assert sum(seconds) == pytest.approx(run.seconds)
+    assert sum(seconds) == pytest.approx(run.clock.seconds)
