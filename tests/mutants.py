@@ -98,8 +98,8 @@ MUTANTS = (
     Mutant(
         "auxiliary loss of nested modules never added",
         "limoe/train/step.py",
-        'terms["auxiliary"] = auxiliary',
-        'report["auxiliary"] = auxiliary',
+        'return {"auxiliary": auxiliary}, ',
+        "return {}, ",
         LOOP,
     ),
     Mutant(
@@ -134,8 +134,8 @@ MUTANTS = (
     Mutant(
         "capacity from padding rows too",
         "limoe/model/tokens.py",
-        "torch.bincount(group_T[real_T], minlength=groups)",
-        "torch.bincount(group_T, minlength=groups)",
+        "tokens_G = rows_GM.sum(1).to(device, non_blocking=True)",
+        "tokens_G = torch.bincount(group_T, minlength=len(rows_GM))",
         ROUTER,
     ),
     Mutant(

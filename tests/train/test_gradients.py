@@ -22,6 +22,7 @@ from limoe.train.loop import Trainer
 from limoe.train.meter import count
 from limoe.train.outcome import timing
 from limoe.train.step import ContrastiveTask
+from limoe.train.throughput import Throughput
 
 
 def gradients_of(one: ContrastiveTask) -> dict[str, torch.Tensor]:
@@ -179,7 +180,7 @@ def test_what_was_found_is_recorded_and_used_again(tmp_path):
     assert {row["tokens"] for row in run.routing.rows() if row["modality"] == "image"} == {PAIRS * 4}  # counted once
     again = opened()
     again.run()
-    assert timing(again)["micro_batch"] == again.gradients.pairs == 4
+    assert timing(again, Throughput(1.0, 1.0, 1.0))["micro_batch"] == again.gradients.pairs == 4
 
 
 def test_no_micro_batch_is_smaller_than_a_routing_group():

@@ -105,7 +105,12 @@ def test_a_training_counts_its_steps_and_not_its_checkpoints(tmp_path: Path, clo
 
     run = training(tmp_path, loader=Slow(), **NINE)
     save = run.saver.save
-    monkeypatch.setattr(run.saver, "save", lambda step: (setattr(clock, "now", clock.now + 100.0), save(step)))
+
+    def slowly(*arguments):
+        clock.now += 100.0
+        save(*arguments)
+
+    monkeypatch.setattr(run.saver, "save", slowly)
     run.run(5)
     assert run.pace.seconds == 10.0
     clock.now += 100.0  # validation, say

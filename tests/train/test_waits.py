@@ -119,12 +119,3 @@ def test_a_checkpoint_knows_of_every_step_before_it(tmp_path):
     again = training(tmp_path)
     assert (again.step, again.guard.skipped) == (5, 2)
     assert [row["step"] for row in again.bad_batches.rows()] == [2, 4]
-
-
-def test_steps_between_two_rows_share_their_time(tmp_path):
-    run = training(tmp_path)
-    run.run()
-    seconds = list(run.clock.recent)
-    assert len(seconds) == 6
-    assert len(set(seconds[:3])) == len(set(seconds[3:])) == 1
-    assert sum(seconds) == pytest.approx(run.clock.seconds)
