@@ -52,13 +52,14 @@ class Kill:
     redone: int
 
 
-def project(root: Path, tracking: str) -> Path:
-    """A project folder with the tiny recipe, space and data."""
+def project(root: Path, tracking: str, changes: str = "{}") -> Path:
+    """A project folder with the tiny recipe, changed by an overlay, and its space and data."""
     from limoe.overlay import load_document, merge
     from limoe.stages import prepare
 
     document = load_document(ROOT / "params.yaml")
-    merge(document, yaml.safe_load(TINY))
+    for overlay in (TINY, changes):
+        merge(document, yaml.safe_load(overlay))
     values = Params.parse(document, "tiny").model_dump(mode="json")
     values["sweep"], values["machine"]["tracking"] = SPACE, tracking
     root.mkdir()

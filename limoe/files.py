@@ -33,6 +33,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write that finds no room does not name the file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
