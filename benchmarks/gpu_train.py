@@ -82,7 +82,8 @@ def interval_seconds(params: Params, prepared: Prepared) -> float:
 def training(params: Params, contestant: Contestant, prepared: Prepared, steps: int) -> Iterator[Trainer]:
     """A training for so many steps that writes no checkpoint, which for a LIMoE would be gigabytes: the one at the last step is
     avoided by a recipe of one step more."""
-    changes = {"steps": steps + 1, "checkpoint_every": steps + 1, "warmup": int(WARMUP * steps)}
+    checkpoints = params.train.checkpoints.model_copy(update={"every": steps + 1, "minutes": None})
+    changes = {"steps": steps + 1, "checkpoints": checkpoints, "warmup": int(WARMUP * steps)}
     params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
     train = params.train_for(contestant)
     config = model_config(params, contestant, prepared, caption_lengths(prepared, train, params.model.tower))
