@@ -13,6 +13,7 @@ from limoe.sweep.outcome import Outcome, read_outcome, write_outcome
 from limoe.sweep.points import RETRIED
 from limoe.sweep.role import Phase, Role, read_role, write_role
 from limoe.sweep.spec import TrialSpec, create
+from limoe.sweep.trial import discard_state
 from limoe.sweep.work import Work
 
 TRIALS = "trials"  # in the sweep's folder
@@ -70,6 +71,7 @@ class Directories:
             if outcome.kind in RETRIED and not (folder / FIRST_OUTCOME).exists():
                 (folder / OUTCOME).replace(folder / FIRST_OUTCOME)
                 return None
+            discard_state(folder)
             self._ended[folder] = outcome
         return self._ended.get(folder)
 

@@ -36,29 +36,30 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def early_health(metrics: Iterable[Mapping[str, Any]], batch: int, steps: int, reached: int) -> dict[str, float]:
+def early_health(metrics: Iterable[Mapping[str, Any]], guess: float, steps: int, reached: int) -> dict[str, float]:
     """Health at 10, 20 and 30% of `steps`, as {"10/loss": ...}; nothing for a moment that step `reached` lies before.
 
-    `loss` is the contrastive loss over ln(batch); `gradient_norm`, `logit_scale` and the worst block's routing follow. Each is
-    the mean over the rows of the last 5% of the budget before the moment, or the last row before it.
+    guess: what guessing costs, in nats. `loss` is the contrastive loss over that; `gradient_norm`, `logit_scale` and the worst
+    block's routing follow. Each is the mean over the rows of the last 5% of the budget before the moment, or the last row
+    before it.
     """
     rows, found = list(metrics), {}
     for percent in EARLY:
         moment = steps * percent / 100
         before = [row for row in rows if row["step"] <= moment] if reached >= moment else []
         window = [row for row in before if row["step"] > moment - WINDOW * steps] or before[-1:]
-        figures = [_figures(row, batch) for row in window]
+        figures = [_figures(row, guess) for row in window]
         for name in sorted({name for figure in figures for name in figure}):
             values = [figure[name] for figure in figures if name in figure]
             found[f"{percent}/{name}"] = math.fsum(values) / len(values)
     return found
 
 
-def _figures(row: Mapping[str, Any], batch: int) -> dict[str, float]:
+def _figures(row: Mapping[str, Any], guess: float) -> dict[str, float]:
     """One row's figures of health; what is missing or not finite is left out."""
     found = {name: row.get(name) for name in ("gradient_norm", "logit_scale")}
     contrastive = row.get("contrastive")
-    found["loss"] = None if contrastive is None else contrastive / math.log(batch)
+    found["loss"] = None if contrastive is None else contrastive / guess
     for name, (ending, worst) in WORST.items():
         found[name] = worst([value for key, value in row.items() if key.endswith(ending)], default=None)
     return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}

@@ -39,6 +39,11 @@ class TrialSpec:
         return int(self.params["train"]["steps"])
 
     @property
+    def train(self) -> dict[str, Any]:
+        """The section `train` as this contestant trains."""
+        return {**self.params["train"], **self.params.get("contestants", {}).get(self.contestant, {})}
+
+    @property
     def threads(self) -> int:
         """Threads that the training computes with."""
         return int(self.params["train"]["threads"])

@@ -15,6 +15,7 @@ from limoe.sweep.early import early_health, read_metrics
 from limoe.sweep.role import Role, read_role
 from limoe.sweep.rows import SEARCH, Row, to_table
 from limoe.sweep.trial import Outcome, TrialSpec, read_outcome, read_spec
+from limoe.train.chance import guessing_loss
 
 
 def collect(folder: Path) -> pa.Table:
@@ -56,6 +57,7 @@ def write(table: pa.Table, path: Path) -> None:
 def _row(folder: Path, spec: TrialSpec, outcome: Outcome, number: int) -> Row:
     role = read_role(folder) or Role(number, SEARCH)
     metrics, steps = read_metrics(folder / "metrics.jsonl"), max(1, outcome.steps_planned)
+    guess = guessing_loss(spec.train["loss"], spec.train["batch"])
     reached = max([outcome.step, *(row["step"] for row in metrics[-1:])])
     return Row(
         point=role.point,
@@ -75,7 +77,7 @@ def _row(folder: Path, spec: TrialSpec, outcome: Outcome, number: int) -> Row:
         evidence=outcome.evidence,
         seconds=outcome.seconds,
         scores=dict(outcome.scores),
-        early=early_health(metrics, spec.params["train"]["batch"], steps, reached),
+        early=early_health(metrics, guess, steps, reached),
     )
 
 

@@ -6,7 +6,6 @@ is `limoe.train.guard`.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -16,22 +15,13 @@ from typing import Any
 from limoe.config import TrainParams
 from limoe.model.tokens import MODALITIES
 from limoe.train.alarm import Alarm, Stopped
+from limoe.train.chance import guessing_loss
 
 __all__ = ["Alarm", "Stopped", "Watch", "alarms_of"]
 
 MAX_SCALE = 100.0  # CLIP's bound on the learned logit scale
 WATCHED = ("contrastive", "logit_scale")
 WATCHED_IN_BLOCKS = ("placed", "lost", "effective_experts", "dead_experts")
-
-
-def guessing_loss(train: TrainParams) -> float:
-    """The contrastive loss, in nats, of the best embeddings that know nothing of the pairs: B equal ones.
-
-    softmax: ln B. sigmoid: every logit is that of 1 in B, so a row costs ln B for its positive and -ln(1 - 1/B) for each of the
-    B - 1 others.
-    """
-    others = (train.batch - 1) * -math.log1p(-1 / train.batch) if train.loss == "sigmoid" else 0.0
-    return math.log(train.batch) + others
 
 
 class Watch:
@@ -73,7 +63,7 @@ class Watch:
         """Causes before what follows from them."""
         health = self.train.health
         settled = step - health.window >= health.grace * self.train.steps
-        loss, guess = means.get("contrastive", 0.0), guessing_loss(self.train)
+        loss, guess = means.get("contrastive", 0.0), guessing_loss(self.train.loss, self.train.batch)
         price = f"the {guess:.2f} that guessing among {self.train.batch} pairs costs"
         diverged = self._has_risen(health.diverged, guess)
         if diverged:

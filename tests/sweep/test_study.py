@@ -273,7 +273,11 @@ def test_what_a_machine_may_have_caused_is_retried_once(tmp_path: Path, base: Pa
     for _ in range(4):
         work = sweep.next()
         assert work is not None
+        (work.folder / "checkpoints").mkdir(exist_ok=True)
         runner.run(sweep, work)
+        if len(runner.order) in (1, 3):
+            assert (work.folder / "checkpoints").exists()  # what the second attempt goes on from
+    assert not (work.folder / "checkpoints").exists()  # nobody goes on from it any more
     assert [work.number for work in runner.order] == [0, 0, 1, 1]
     assert [row[1:3] for row in told(sweep)] == [("COMPLETE", [2.0]), ("FAIL", None)]
 

@@ -31,7 +31,7 @@ def trial(
     folder: Path, name: str, values: dict[str, Any], outcome: Outcome | None, role: Role | None = None, seed: int = 0
 ) -> None:
     directory = folder / "trials" / name
-    create(directory, TrialSpec("limoe", values, seed, {"train": {"batch": 16, "steps": 100}}, reports=1))
+    create(directory, TrialSpec("limoe", values, seed, {"train": {"loss": "softmax", "batch": 16, "steps": 100}}, reports=1))
     (directory / "metrics.jsonl").write_text("\n".join(json.dumps(one) for one in METRICS) + '\n{"step": 30, "contr')
     if outcome is not None:
         write_outcome(directory, outcome)
@@ -66,17 +66,18 @@ def test_without_roles_equal_values_are_one_point(tmp_path: Path) -> None:
 
 
 def test_early_health_is_the_mean_of_the_last_twentieth_before_each_moment() -> None:
-    found = early_health(METRICS, batch=16, steps=100, reached=25)
+    found = early_health(METRICS, guess=math.log(16), steps=100, reached=25)
     assert found["10/gradient_norm"] == (6 + 8 + 10) / 3  # steps above 5 and up to 10
     assert found["10/text_placed_min"] == pytest.approx((0.06 + 0.08 + 0.10) / 3)  # the worse of two blocks
     assert found["20/gradient_norm"] == 20
+    assert found["10/loss"] == pytest.approx(4.0 / math.log(16))
     assert not any(name.startswith("30/") for name in found)
 
 
 def test_early_health_takes_the_last_row_before_where_rows_are_rare_and_leaves_out_what_is_not_finite() -> None:
     rare = [{"step": 1, "contrastive": math.inf, "gradient_norm": 2.0}]
-    assert early_health(rare, batch=16, steps=100, reached=100) == {f"{p}/gradient_norm": 2.0 for p in (10, 20, 30)}
-    assert early_health([], batch=16, steps=100, reached=100) == {}
+    assert early_health(rare, guess=math.log(16), steps=100, reached=100) == {f"{p}/gradient_norm": 2.0 for p in (10, 20, 30)}
+    assert early_health([], guess=math.log(16), steps=100, reached=100) == {}
 
 
 def test_metrics_of_a_killed_trial_lose_only_their_last_line(tmp_path: Path) -> None:

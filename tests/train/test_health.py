@@ -12,7 +12,8 @@ from modelkit import PARAMS, moe
 
 from limoe.errors import UserError
 from limoe.train.alarm import HELP
-from limoe.train.health import Alarm, Stopped, Watch, alarms_of, guessing_loss
+from limoe.train.chance import guessing_loss
+from limoe.train.health import Alarm, Stopped, Watch, alarms_of
 from limoe.train.meter import count, routing_summary
 
 LIMITS = {
@@ -165,11 +166,11 @@ def test_a_limit_of_the_bound_itself_switches_the_temperature_off():
 
 
 def test_guessing_costs_what_equal_embeddings_cost():
-    assert guessing_loss(recipe()) == pytest.approx(LN16)
+    assert guessing_loss("softmax", 16) == pytest.approx(LN16)
     # Sigmoid: the best logit z for 16 pairs that nobody can tell apart has sigmoid(z) = 1 / 16.
     z = math.log(1 / 15)
     cost = math.log1p(math.exp(-z)) + 15 * math.log1p(math.exp(z))
-    assert guessing_loss(recipe(loss="sigmoid")) == pytest.approx(cost)
+    assert guessing_loss("sigmoid", 16) == pytest.approx(cost)
 
 
 def test_a_loss_that_begins_high_has_not_diverged():
