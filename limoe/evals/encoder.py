@@ -88,9 +88,15 @@ class Encoder:
         return steps if self._track is None else self._track(steps, what, len(steps))
 
     def _encode_images(self, data: EvalSet, start: int) -> Tensor:
-        encoded = data.images.slice(start, self._batch).to_pylist()
-        images_BCHW = torch.stack([self._preprocess(image) for image in encoded])
+        encoded = data.images.read(start, self._batch)
+        images_BCHW = torch.stack([self._decode(image, data, start + row) for row, image in enumerate(encoded)])
         return self._model.encode_image(images_BCHW.to(self._device)).float()
+
+    def _decode(self, image: bytes, data: EvalSet, row: int) -> Tensor:
+        try:
+            return self._preprocess(image)
+        except UserError as error:
+            raise UserError(f"{data.name}, {data.keys[row]}: {error}") from None
 
     def _unit(self, x_ND: Tensor, what: str) -> Tensor:
         broken = int((~torch.isfinite(x_ND).all(1)).sum())
