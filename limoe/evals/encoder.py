@@ -15,6 +15,8 @@ from torch import Tensor
 from limoe.data.tokenizer import fold
 from limoe.errors import UserError
 from limoe.evals.sets import EvalSet
+from limoe.evals.store import Store
+from limoe.files import sha256_json
 
 
 class TwoModalities(Protocol):
@@ -40,7 +42,8 @@ class Encoder:
     """A model with its tokenizer and preprocessing.
 
     tokenize: texts to int64 ids (B, L). preprocess: encoded bytes to a float32 (C, H, W) tensor. batch: pictures or texts at
-    a time. track: wraps the loop over batches (starts, what they are, how many), for a progress bar.
+    a time. track: wraps the loop over batches (starts, what they are, how many), for a progress bar. store: where embeddings are
+    kept beyond this process, if anywhere.
     """
 
     def __init__(
@@ -51,9 +54,10 @@ class Encoder:
         batch: int,
         device: torch.device | str = "cpu",
         track: Track | None = None,
+        store: Store | None = None,
     ) -> None:
         self._model, self._tokenize, self._preprocess = model, tokenize, preprocess
-        self._batch, self._device, self._track = batch, torch.device(device), track
+        self._batch, self._device, self._track, self._store = batch, torch.device(device), track, store
         self._images: dict[str, Tensor] = {}
         self._texts: dict[str, Tensor] = {}
 
@@ -66,8 +70,7 @@ class Encoder:
     def images(self, data: EvalSet) -> Tensor:
         """float32 (N, D), unit length, in the set's order; remembered by the set's name."""
         if data.name not in self._images:
-            pieces = [self._encode_images(data, start) for start in self._starts(len(data), f"{data.name}: pictures")]
-            self._images[data.name] = self._unit(torch.cat(pieces), f"pictures of {data.name}")
+            self._images[data.name] = self._kept("images", lambda: data.hash, lambda: self._encode_set(data))
         return self._images[data.name]
 
     @torch.inference_mode()
@@ -75,17 +78,28 @@ class Encoder:
         """float32 (M, D), unit length, in the order of `texts`; equal texts (as `fold` makes them) have the same bits."""
         wanted = [fold(text) for text in texts]
         new = [text for text in dict.fromkeys(wanted) if text not in self._texts]
-        pieces = [
-            self._model.encode_text(self._tokenize(new[start : start + self._batch]).to(self._device)).float()
-            for start in self._starts(len(new), "texts")
-        ]
-        if pieces:
-            self._texts.update(zip(new, self._unit(torch.cat(pieces), "texts"), strict=True))
+        if new:
+            found_MD = self._kept("texts", lambda: sha256_json(new), lambda: self._encode_texts(new))
+            self._texts.update(zip(new, found_MD, strict=True))
         return torch.stack([self._texts[text] for text in wanted])
+
+    def _kept(self, kind: str, content: Callable[[], str], compute: Callable[[], Tensor]) -> Tensor:
+        return compute() if self._store is None else self._store.get(kind, content(), compute).to(self._device)
 
     def _starts(self, count: int, what: str) -> Iterable[int]:
         steps = range(0, count, self._batch)
         return steps if self._track is None else self._track(steps, what, len(steps))
+
+    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
+        pieces = [
+            self._model.encode_text(self._tokenize(texts[start : start + self._batch]).to(self._device)).float()
+            for start in self._starts(len(texts), "texts")
+        ]
+        return self._unit(torch.cat(pieces), "texts")
+
+    def _encode_set(self, data: EvalSet) -> Tensor:
+        pieces = [self._encode_images(data, start) for start in self._starts(len(data), f"{data.name}: pictures")]
+        return self._unit(torch.cat(pieces), f"pictures of {data.name}")
 
     def _encode_images(self, data: EvalSet, start: int) -> Tensor:
         encoded = data.images.read(start, self._batch)

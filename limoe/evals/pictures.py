@@ -95,6 +95,21 @@ class TarMembers:
         return [_part(member.tar, member.offset, member.size) for member in self.members[start : start + count]]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some of other pictures, in an order of its own."""
+
+    whole: Pictures
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, start: int, count: int) -> list[bytes]:
+        """See Pictures."""
+        return [self.whole.read(row, 1)[0] for row in self.rows[start : start + count]]
+
+
 class ParquetColumn:
     """A binary column of Parquet files; one row group of one file is held at a time. column: dotted, as `image.bytes`."""
 

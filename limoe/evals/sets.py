@@ -79,7 +79,7 @@ class EvalSet:
     @property
     def captioned(self) -> bool:
         """Whether a caption says more than its picture's class name does: without that, retrieval only repeats classification."""
-        return any(set(captions) != {label} for captions, label in zip(self.captions, self.labels, strict=True))
+        return any(captions and set(captions) != {label} for captions, label in zip(self.captions, self.labels, strict=True))
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,24 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Confused:
+    """What a class's n pictures are taken for. taken_for: names of other classes and pictures, the most frequent first."""
+
+    label: str
+    name: str
+    top1: float
+    n: int
+    taken_for: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What an evaluator found on one set."""
+    """What an evaluator found on one set. worst: its classes with the fewest hits, the worst first."""
 
     set: str
     items: tuple[Items, ...]
     extra: tuple[Score, ...] = ()
+    worst: tuple[Confused, ...] = ()
 
     def scores(self) -> list[Score]:
         """Every score, in a fixed order: the means over items, then the others."""
@@ -158,6 +170,22 @@ def result_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         {"set": outcome.set, "metric": score.metric, "value": round(score.value, 6), "n": score.n}
         for outcome in outcomes
         for score in outcome.scores()
+    ]
+
+
+def confusion_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """What the worst classes are taken for, as {"set", "class", "name", "top1", "n", "taken_for": [{"name", "n"}]}."""
+    return [
+        {
+            "set": outcome.set,
+            "class": one.label,
+            "name": one.name,
+            "top1": round(one.top1, 6),
+            "n": one.n,
+            "taken_for": [{"name": name, "n": count} for name, count in one.taken_for],
+        }
+        for outcome in outcomes
+        for one in outcome.worst
     ]
 
 

@@ -111,7 +111,7 @@ def test_a_class_is_the_mean_of_its_unit_prompts():
     model = TableModel(torch.ones(1, 2), texts)
     table = {"t0": 0, "a t0": 1, "t2": 2, "a t2": 3}
     lookup = Encoder(model, lambda prompts: torch.tensor([[table[prompt]] for prompt in prompts]), lambda image: image, batch=2)
-    found = class_embeddings(lookup, ["t0", "t2"], ["{}", "A  {}"])
+    found = class_embeddings(lookup, [("t0",), ("t2",)], ["{}", "A  {}"])
     r = 0.5**0.5
     second = np.array([r, r + 1]) / np.hypot(r, r + 1)
     np.testing.assert_allclose(found.numpy(), [[r, r], second], atol=1e-6)

@@ -19,7 +19,7 @@ from limoe.stages import evaluate
 from limoe.tracking import Tracker
 
 KINDS = ("limoe", "dense", "clip")
-OUTS = {"metrics.json", "results.json", "provenance.json", "items.parquet"}
+OUTS = {"metrics.json", "results.json", "provenance.json", "items.parquet", "confusion.json"}
 
 
 @pytest.fixture(scope="module")
