@@ -59,7 +59,8 @@ class Encoder:
         self._model, self._tokenize, self._preprocess = model, tokenize, preprocess
         self._batch, self._device, self._track, self._store = batch, torch.device(device), track, store
         self._images: dict[str, Tensor] = {}
-        self._texts: dict[str, Tensor] = {}
+        self._rows: dict[str, int] = {}  # of a text in self._texts_MD: a tensor a text would cost more than its numbers
+        self._texts_MD = torch.empty(0)
 
     @property
     def scale(self) -> float:
@@ -77,11 +78,12 @@ class Encoder:
     def texts(self, texts: Sequence[str]) -> Tensor:
         """float32 (M, D), unit length, in the order of `texts`; equal texts (as `fold` makes them) have the same bits."""
         wanted = [fold(text) for text in texts]
-        new = [text for text in dict.fromkeys(wanted) if text not in self._texts]
+        new = [text for text in dict.fromkeys(wanted) if text not in self._rows]
         if new:
             found_MD = self._kept("texts", lambda: sha256_json(new), lambda: self._encode_texts(new))
-            self._texts.update(zip(new, found_MD, strict=True))
-        return torch.stack([self._texts[text] for text in wanted])
+            self._texts_MD = torch.cat([self._texts_MD, found_MD]) if self._rows else found_MD
+            self._rows.update(zip(new, range(len(self._rows), len(self._texts_MD)), strict=True))
+        return self._texts_MD[torch.tensor([self._rows[text] for text in wanted])]
 
     def _kept(self, kind: str, content: Callable[[], str], compute: Callable[[], Tensor]) -> Tensor:
         return compute() if self._store is None else self._store.get(kind, content(), compute).to(self._device)

@@ -87,19 +87,16 @@ class ZeroShot:
         return [Score(f"{PER_CLASS}{label}", value, count) for label, value, count in rows if count]
 
     def _worst(self, guess_N: Tensor, each: Sequence[Score]) -> tuple[Confused, ...]:
-        """The WORST classes by their share of hits, the worst first, without those that have every hit."""
+        """The WORST classes by their share of hits, the worst first, without those that are always hit."""
         confusion_CC: Tensor = MulticlassConfusionMatrix(num_classes=len(self.classes))(guess_N, self._target_N)
-        scores = {score.metric.removeprefix(PER_CLASS): score for score in each if score.value < 1}
-        worst = sorted(scores, key=lambda label: scores[label].value)[:WORST]
-        return tuple(self._confused(scores[label], confusion_CC[self.classes.index(label)]) for label in worst)
+        others_CC = confusion_CC.fill_diagonal_(0)
+        worst = sorted((score for score in each if score.value < 1), key=lambda score: score.value)[:WORST]
+        return tuple(self._confused(score, others_CC) for score in worst)
 
-    def _confused(self, score: Score, guesses_C: Tensor) -> Confused:
+    def _confused(self, score: Score, others_CC: Tensor) -> Confused:
         label = score.metric.removeprefix(PER_CLASS)
-        own = self.classes.index(label)
-        counts, places = guesses_C.clone().index_fill_(0, torch.tensor([own]), 0).sort(descending=True, stable=True)
-        others = [
-            (", ".join(self._names[place]), count)
-            for place, count in zip(places.tolist()[:OFTEN], counts.tolist()[:OFTEN], strict=True)
-            if count
-        ]
-        return Confused(label, ", ".join(self._names[own]), score.value, score.n, tuple(others))
+        place = self.classes.index(label)
+        counts, guesses = others_CC[place].sort(descending=True, stable=True)
+        told = [", ".join(self._names[guess]) for guess in guesses[:OFTEN].tolist()]
+        taken_for = tuple((name, count) for name, count in zip(told, counts.tolist(), strict=False) if count)
+        return Confused(label, ", ".join(self._names[place]), score.value, score.n, taken_for)
