@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -27,6 +28,8 @@ SHARED = (
     "color_jitter",
     "export",
 )  # what contestants may not change
+CLASSIFIED = ("imagenet", "folder", "parquet", "webdataset")  # kinds of test sets that may have classes
+CAPTIONED = ("coco", "flickr8k", "flickr30k")  # those with several captions a picture
 AUX_TERMS = ("importance", "load", "z", "local_text", "local_image", "global_text", "global_image")
 
 
@@ -366,6 +369,28 @@ class TrainParams(Section):
         return mixture
 
 
+class EvalSetParams(Section):
+    """A test set of the user's own (docs/evaluation.md). Paths are relative to the project."""
+
+    path: str
+    kind: Literal["imagenet", "folder", "parquet", "webdataset", "coco", "flickr8k", "flickr30k"]
+    split: str | None = None
+    labels: str | None = None
+    captions: str | None = None
+    classes: str | None = None
+    templates: str | None = None
+    subset: Literal["imagenet", "imagenet-a", "imagenet-r"] | None = None
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        readers = {"labels": ("imagenet",), "subset": ("imagenet",), "captions": CAPTIONED}
+        readers |= dict.fromkeys(("classes", "templates"), CLASSIFIED)
+        for key, kinds in readers.items():
+            if getattr(self, key) is not None and self.kind not in kinds:
+                raise ValueError(f"{key} is of no use to the kind {self.kind}, but to {', '.join(kinds)}")
+        return self
+
+
 class EvaluateParams(Section):
     """How models are scored."""
 
@@ -373,14 +398,28 @@ class EvaluateParams(Section):
     chunk: int = Field(ge=1)
     templates: tuple[str, ...] = Field(min_length=1)
     calibration_bins: int = Field(ge=2)
+    sets: dict[str, EvalSetParams]
 
     @field_validator("templates")
     @classmethod
     def _name_the_class(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        for template in templates:
-            if template.count("{}") != 1:
-                raise ValueError(f"the template {template!r} must hold {{}} once, where the class name goes")
-        return templates
+        return named_once(templates)
+
+    @field_validator("sets")
+    @classmethod
+    def _named(cls, sets: dict[str, EvalSetParams]) -> dict[str, EvalSetParams]:
+        for name in sets:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+                raise ValueError(f"the name {name!r} must be of small letters, digits, and . _ - between them")
+        return sets
+
+
+def named_once(templates: tuple[str, ...]) -> tuple[str, ...]:
+    """The templates; ValueError if one does not hold {} once."""
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"the template {template!r} must hold {{}} once, where the class name goes")
+    return templates
 
 
 class CompareParams(Section):

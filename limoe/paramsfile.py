@@ -14,15 +14,20 @@ from limoe.errors import UserError
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; UserError if it is missing or no mapping."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such file; run this in the project's folder or name it with --params") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    values = read_value(path, "; run this in the project's folder or name it with --params")
     if not isinstance(values, dict):
         raise UserError(f"{path}: must be a mapping of sections, is {type(values).__name__}")
     return values
+
+
+def read_value(path: Path, advice: str = "") -> Any:
+    """Whatever a YAML (or JSON) file holds; UserError if it is missing, with `advice`, or neither."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path}: no such file{advice}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
 def set_dotted(values: dict[str, Any], assignment: str) -> None:

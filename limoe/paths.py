@@ -72,6 +72,11 @@ class Paths:
         """Resumable state of the piece of work with this fingerprint; outside every out."""
         return self.root / ".limoe" / "work" / name
 
+    @property
+    def embeddings(self) -> Path:
+        """Embeddings that `evaluate` keeps, by model; it may be deleted at any time."""
+        return self.work("embeddings")
+
     def timing(self, stage: str) -> Path:
         """Wall-clock figures, peak memory and run ids of the last run of a stage; no stage depends on it."""
         return self.root / ".limoe" / "timing" / f"{stage}.json"

@@ -69,7 +69,7 @@ def plant(
         pq.write_table(item_table(outcomes), evaluated / "items.parquet")
         weights = paths.model(name) / "model.safetensors"
         write_bytes(weights, name.encode())
-        source = {"data": "d" * 64, "weights": sha256_file(weights), "tokenizer": "e" * 64, "kind": name}
+        source = {"data": "d" * 64, "sets": {}, "weights": sha256_file(weights), "tokenizer": "e" * 64, "kind": name}
         write_json(evaluated / "provenance.json", source | {"evaluate": params.evaluate.model_dump(mode="json")})
         _plant_training(paths, name, params)
     return paths

@@ -15,6 +15,8 @@ from torch import Tensor
 from limoe.data.tokenizer import fold
 from limoe.errors import UserError
 from limoe.evals.sets import EvalSet
+from limoe.evals.store import Store
+from limoe.files import sha256_json
 
 
 class TwoModalities(Protocol):
@@ -40,7 +42,8 @@ class Encoder:
     """A model with its tokenizer and preprocessing.
 
     tokenize: texts to int64 ids (B, L). preprocess: encoded bytes to a float32 (C, H, W) tensor. batch: pictures or texts at
-    a time. track: wraps the loop over batches (starts, what they are, how many), for a progress bar.
+    a time. track: wraps the loop over batches (starts, what they are, how many), for a progress bar. store: where embeddings are
+    kept beyond this process, if anywhere.
     """
 
     def __init__(
@@ -51,11 +54,13 @@ class Encoder:
         batch: int,
         device: torch.device | str = "cpu",
         track: Track | None = None,
+        store: Store | None = None,
     ) -> None:
         self._model, self._tokenize, self._preprocess = model, tokenize, preprocess
-        self._batch, self._device, self._track = batch, torch.device(device), track
+        self._batch, self._device, self._track, self._store = batch, torch.device(device), track, store
         self._images: dict[str, Tensor] = {}
-        self._texts: dict[str, Tensor] = {}
+        self._rows: dict[str, int] = {}  # of a text in self._texts_MD: a tensor a text would cost more than its numbers
+        self._texts_MD = torch.empty(0)
 
     @property
     def scale(self) -> float:
@@ -66,31 +71,48 @@ class Encoder:
     def images(self, data: EvalSet) -> Tensor:
         """float32 (N, D), unit length, in the set's order; remembered by the set's name."""
         if data.name not in self._images:
-            pieces = [self._encode_images(data, start) for start in self._starts(len(data), f"{data.name}: pictures")]
-            self._images[data.name] = self._unit(torch.cat(pieces), f"pictures of {data.name}")
+            self._images[data.name] = self._kept("images", lambda: data.hash, lambda: self._encode_set(data))
         return self._images[data.name]
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """float32 (M, D), unit length, in the order of `texts`; equal texts (as `fold` makes them) have the same bits."""
         wanted = [fold(text) for text in texts]
-        new = [text for text in dict.fromkeys(wanted) if text not in self._texts]
-        pieces = [
-            self._model.encode_text(self._tokenize(new[start : start + self._batch]).to(self._device)).float()
-            for start in self._starts(len(new), "texts")
-        ]
-        if pieces:
-            self._texts.update(zip(new, self._unit(torch.cat(pieces), "texts"), strict=True))
-        return torch.stack([self._texts[text] for text in wanted])
+        new = [text for text in dict.fromkeys(wanted) if text not in self._rows]
+        if new:
+            found_MD = self._kept("texts", lambda: sha256_json(new), lambda: self._encode_texts(new))
+            self._texts_MD = torch.cat([self._texts_MD, found_MD]) if self._rows else found_MD
+            self._rows.update(zip(new, range(len(self._rows), len(self._texts_MD)), strict=True))
+        return self._texts_MD[torch.tensor([self._rows[text] for text in wanted])]
+
+    def _kept(self, kind: str, content: Callable[[], str], compute: Callable[[], Tensor]) -> Tensor:
+        return compute() if self._store is None else self._store.get(kind, content(), compute).to(self._device)
 
     def _starts(self, count: int, what: str) -> Iterable[int]:
         steps = range(0, count, self._batch)
         return steps if self._track is None else self._track(steps, what, len(steps))
 
+    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
+        pieces = [
+            self._model.encode_text(self._tokenize(texts[start : start + self._batch]).to(self._device)).float()
+            for start in self._starts(len(texts), "texts")
+        ]
+        return self._unit(torch.cat(pieces), "texts")
+
+    def _encode_set(self, data: EvalSet) -> Tensor:
+        pieces = [self._encode_images(data, start) for start in self._starts(len(data), f"{data.name}: pictures")]
+        return self._unit(torch.cat(pieces), f"pictures of {data.name}")
+
     def _encode_images(self, data: EvalSet, start: int) -> Tensor:
-        encoded = data.images.slice(start, self._batch).to_pylist()
-        images_BCHW = torch.stack([self._preprocess(image) for image in encoded])
+        encoded = data.images.read(start, self._batch)
+        images_BCHW = torch.stack([self._decode(image, data, start + row) for row, image in enumerate(encoded)])
         return self._model.encode_image(images_BCHW.to(self._device)).float()
+
+    def _decode(self, image: bytes, data: EvalSet, row: int) -> Tensor:
+        try:
+            return self._preprocess(image)
+        except UserError as error:
+            raise UserError(f"{data.name}, {data.keys[row]}: {error}") from None
 
     def _unit(self, x_ND: Tensor, what: str) -> Tensor:
         broken = int((~torch.isfinite(x_ND).all(1)).sum())

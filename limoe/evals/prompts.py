@@ -1,12 +1,13 @@
-"""Class prompts: a class is the mean of its templates' embeddings (prompt ensembling, as in CLIP, section 3.1.4).
+"""Class prompts: a class is the mean of its prompts' embeddings (prompt ensembling, as in CLIP, section 3.1.4).
 
-Axes: C classes, P templates, D embedding.
+Axes: C classes, P prompts, D embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,7 +23,9 @@ def class_prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
     return [template.replace("{}", name) for name in names for template in templates]
 
 
-def class_embeddings(encoder: Encoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """float32 (C, D), unit length: the mean over templates of unit embeddings, made unit length again."""
-    prompts_PD = encoder.texts(class_prompts(names, templates))
-    return F.normalize(prompts_PD.view(len(names), len(templates), -1).mean(1), dim=1)
+def class_embeddings(encoder: Encoder, classes: Sequence[Sequence[str]], templates: Sequence[str]) -> Tensor:
+    """float32 (C, D), unit length: of each class, one name or several, the mean over names and templates of unit embeddings, made
+    unit length again."""
+    prompts_PD = encoder.texts(class_prompts([name for names in classes for name in names], templates))
+    each = torch.split(prompts_PD, [len(names) * len(templates) for names in classes])
+    return F.normalize(torch.stack([mine_PD.mean(0) for mine_PD in each]), dim=1)

@@ -6,12 +6,16 @@ Axes: N items.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from limoe.evals.pictures import Column, Pictures, content_hash
+from limoe.files import sha256_json
 
 COLUMNS = ["key", "image", "captions", "label", "split_group"]
 ITEM_SCHEMA = pa.schema(
@@ -29,18 +33,22 @@ REGIONAL_INDICATORS = range(0x1F1E6, 0x1F1FF + 1)
 
 @dataclass(frozen=True)
 class EvalSet:
-    """One split: N pictures with their captions, labels (None where there is none) and groups (what belongs
-    together, say a concept).
+    """N pictures with their captions, labels (None where there is none) and groups (what belongs together, say a concept):
+    a split of the prepared set, or a set of the user's own.
 
-    images: encoded bytes, as an Arrow column, so that they are copied a batch at a time.
+    images: encoded bytes, read a batch at a time. classes: the candidates of zero-shot classification in their order, label to
+    names; by default the labels that occur, each its own name. prompts: ensembles of templates by name, of which `""` is
+    reported under the set's own; by default `evaluate.templates`.
     """
 
     name: str
     keys: tuple[str, ...]
-    images: pa.ChunkedArray
+    images: Pictures
     captions: tuple[tuple[str, ...], ...]
     labels: tuple[str | None, ...]
     groups: tuple[str, ...]
+    classes: Mapping[str, tuple[str, ...]] | None = None
+    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, table: pa.Table) -> EvalSet:
@@ -48,7 +56,7 @@ class EvalSet:
         return cls(
             name=name,
             keys=tuple(table["key"].to_pylist()),
-            images=table["image"],
+            images=Column(table["image"]),
             captions=tuple(map(tuple, table["captions"].to_pylist())),
             labels=tuple(table["label"].to_pylist()),
             groups=tuple(table["split_group"].to_pylist()),
@@ -56,6 +64,12 @@ class EvalSet:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex SHA-256 of the content: every picture, key, caption, label and class name. All pictures are read for it."""
+        told = {"captions": self.captions, "classes": self.classes, "keys": self.keys, "labels": self.labels}
+        return sha256_json(told | {"pictures": content_hash(self.images)})
 
     @property
     def labelled(self) -> list[int]:
@@ -65,7 +79,7 @@ class EvalSet:
     @property
     def captioned(self) -> bool:
         """Whether a caption says more than its picture's class name does: without that, retrieval only repeats classification."""
-        return any(set(captions) != {label} for captions, label in zip(self.captions, self.labels, strict=True))
+        return any(captions and set(captions) != {label} for captions, label in zip(self.captions, self.labels, strict=True))
 
 
 @dataclass(frozen=True)
@@ -121,12 +135,24 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Confused:
+    """What a class's n pictures are taken for. taken_for: names of other classes and pictures, the most frequent first."""
+
+    label: str
+    name: str
+    top1: float
+    n: int
+    taken_for: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What an evaluator found on one set."""
+    """What an evaluator found on one set. worst: its classes with the fewest hits, the worst first."""
 
     set: str
     items: tuple[Items, ...]
     extra: tuple[Score, ...] = ()
+    worst: tuple[Confused, ...] = ()
 
     def scores(self) -> list[Score]:
         """Every score, in a fixed order: the means over items, then the others."""
@@ -144,6 +170,22 @@ def result_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         {"set": outcome.set, "metric": score.metric, "value": round(score.value, 6), "n": score.n}
         for outcome in outcomes
         for score in outcome.scores()
+    ]
+
+
+def confusion_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """What the worst classes are taken for, as {"set", "class", "name", "top1", "n", "taken_for": [{"name", "n"}]}."""
+    return [
+        {
+            "set": outcome.set,
+            "class": one.label,
+            "name": one.name,
+            "top1": round(one.top1, 6),
+            "n": one.n,
+            "taken_for": [{"name": name, "n": count} for name, count in one.taken_for],
+        }
+        for outcome in outcomes
+        for one in outcome.worst
     ]
 
 

@@ -15,12 +15,16 @@ from limoe.data.tokenizer import Tokenizer
 from limoe.data.transforms import Preprocess
 from limoe.errors import UserError
 from limoe.evals.encoder import Encoder, Track
+from limoe.evals.external import open_set
 from limoe.evals.retrieval import Retrieval
 from limoe.evals.sets import COLUMNS, VIEWS, EvalSet, Outcome
+from limoe.evals.store import Store, environment
 from limoe.evals.zeroshot import ZeroShot
-from limoe.files import read_json, sha256_file
+from limoe.files import read_json, sha256_file, sha256_json
 from limoe.model.io import load_model, read_config
+from limoe.provenance import code_hash
 
+CONFIG, WEIGHTS, PREPROCESS = "config.json", "model.safetensors", "preprocess.json"
 RETRIEVAL = ("i2t_r1", "t2i_r1")
 MOST_KEYS = 12
 
@@ -34,33 +38,55 @@ class Evaluator(Protocol):
         """Score one model."""
 
 
-def provenance(prepared: Prepared, folder: Path, params: EvaluateParams) -> dict[str, Any]:
-    """Hashes of the prepared set and of the weights, and the settings. UserError if the two do not belong together: a model whose
-    tokenizer is not the set's would be scored on captions that it was not trained on."""
+def provenance(prepared: Prepared, folder: Path, params: EvaluateParams, external: Sequence[EvalSet] = ()) -> dict[str, Any]:
+    """Hashes of the prepared set, of the external ones and of the weights, and the settings.
+
+    UserError if the model and the prepared set do not belong together: a model whose tokenizer is not the set's would be scored
+    on captions that it was not trained on.
+    """
     config = read_config(folder)
     tokenizer = sha256_file(folder / TOKENIZER)
     if tokenizer != sha256_file(prepared.root / TOKENIZER):
         raise UserError(f"{folder}: its tokenizer is not that of {prepared.root}; train it again on this prepared set")
     return {
         "data": prepared.hash,
-        "weights": sha256_file(folder / "model.safetensors"),
+        "sets": {data.name: data.hash for data in external},
+        "weights": sha256_file(folder / WEIGHTS),
         "tokenizer": tokenizer,
         "kind": config.kind,
         "evaluate": params.model_dump(mode="json"),
     }
 
 
-def open_encoder(folder: Path, params: EvaluateParams, device: torch.device, track: Track | None = None) -> Encoder:
-    """The model of a model directory, with the tokenizer, text length and preprocessing that it was trained with."""
+def open_external(params: EvaluateParams, project: Path) -> list[EvalSet]:
+    """The user's own sets, in their order; UserError if one is not as it has to be."""
+    return [open_set(name, given, project) for name, given in params.sets.items()]
+
+
+def open_encoder(
+    folder: Path, params: EvaluateParams, device: torch.device, track: Track | None = None, kept: Path | None = None
+) -> Encoder:
+    """The model of a model directory, with the tokenizer, text length and preprocessing that it was trained with.
+
+    kept: the folder in which all models' embeddings are kept, if they are.
+    """
     model, length = load_model(folder, device), read_config(folder).tower.text_length
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    preprocess = Preprocess.from_dict(read_json(folder / "preprocess.json"))
-    return Encoder(model, lambda texts: tokenizer(list(texts), length), preprocess, params.batch, device, track)
+    preprocess = Preprocess.from_dict(read_json(folder / PREPROCESS))
+    store = None if kept is None else Store(kept / _model_key(folder, params.batch, device))
+    return Encoder(model, lambda texts: tokenizer(list(texts), length), preprocess, params.batch, device, track, store)
 
 
-def score(encoder: Encoder, prepared: Prepared, params: EvaluateParams) -> list[Outcome]:
-    """Every evaluator of every split but the training one; UserError if there is nothing to score."""
-    outcomes = []
+def _model_key(folder: Path, batch: int, device: torch.device) -> str:
+    """Sixteen hex digits that name all that an embedding's bits follow from but what is embedded."""
+    model = {name: sha256_file(folder / name) for name in (CONFIG, WEIGHTS, TOKENIZER, PREPROCESS)}
+    code = [code_hash(module) for module in ("limoe.model.io", "limoe.data.transforms", "limoe.evals.encoder")]
+    return sha256_json({"model": model, "code": code, "batch": batch, "environment": environment(device)})[:16]
+
+
+def score(encoder: Encoder, prepared: Prepared, params: EvaluateParams, external: Sequence[EvalSet] = ()) -> list[Outcome]:
+    """Every evaluator of the external sets and of every split but the training one; UserError if there is nothing to score."""
+    outcomes = [evaluator.run(encoder) for data in external for evaluator in evaluators(data, params)]
     for split in evaluation_splits(prepared.splits):
         data = EvalSet.of(split, prepared.table(split, COLUMNS))
         outcomes += [evaluator.run(encoder) for evaluator in evaluators(data, params)]
@@ -78,15 +104,16 @@ def evaluation_splits(splits: Sequence[str]) -> list[str]:
 
 
 def evaluators(data: EvalSet, params: EvaluateParams) -> list[Evaluator]:
-    """Zero-shot classification where two labels or more are known, on the whole split and on its views; and retrieval, unless
-    captions are nothing but class names, where it would repeat classification."""
+    """Zero-shot classification where two labels or more are known, with each ensemble of prompts and on the split's views; and
+    retrieval, unless captions are nothing but class names, where it would repeat classification."""
     found: list[Evaluator] = []
-    views = [(data.name, data.labelled)]
+    asked = [(prompts, data.labelled, templates) for prompts, templates in (data.prompts or {"": params.templates}).items()]
     for view in VIEWS.get(data.name, ()):
-        views.append((f"{data.name}/{view.name}", [row for row in data.labelled if view.keep(data.keys[row])]))
-    for name, rows in views:
+        asked.append((view.name, [row for row in data.labelled if view.keep(data.keys[row])], params.templates))
+    for part, rows, templates in asked:
         if len({data.labels[row] for row in rows}) >= 2:
-            found.append(ZeroShot(name, data, params.templates, params.calibration_bins, params.chunk, rows))
+            name = f"{data.name}/{part}" if part else data.name
+            found.append(ZeroShot(name, data, templates, params.calibration_bins, params.chunk, rows))
     if data.captioned and len(data) >= 2:
         found.append(Retrieval(data.name, data, params.chunk))
     return found

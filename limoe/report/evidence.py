@@ -19,6 +19,8 @@ from limoe.evals.sets import Items
 from limoe.files import read_json, sha256_file
 from limoe.paths import Paths
 
+SCORED_ON = {"data": "prepared sets", "sets": "sets of evaluate.sets", "evaluate": "evaluate settings"}
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -47,11 +49,11 @@ def load_evidence(paths: Paths, contestants: Sequence[Contestant]) -> list[Evide
     for one in found:
         _check_current(paths, one)
     for other in found[1:]:
-        for what in ("data", "evaluate"):
+        for what, told in SCORED_ON.items():
             if other.provenance[what] != found[0].provenance[what]:
                 raise UserError(
                     f"{paths.evaluate(other.name)} and {paths.evaluate(found[0].name)} are not comparable: they were scored with "
-                    f"different {'prepared sets' if what == 'data' else 'evaluate settings'}; run `limoe evaluate` for both again"
+                    f"different {told}; run `limoe evaluate` for both again"
                 )
         for key in SHARED:
             if other.settings["train"][key] != found[0].settings["train"][key]:

@@ -1,16 +1,19 @@
-"""The `evaluate` stage: a model directory and the prepared set in; scores and each item's value out. It alone opens test sets.
+"""The `evaluate` stage: a model directory, the prepared set and the user's own test sets in; scores and each item's value out. It
+alone opens test sets.
 
 Outs, in `runs/evaluate/CONTESTANT/`: metrics.json (what DVC shows), results.json (every score), items.parquet (what `compare`
-resamples and pairs) and provenance.json (which data, weights and settings the scores belong to). The same in `ema/`, if the
-training left averaged weights.
+resamples and pairs), confusion.json (what the worst classes are taken for) and provenance.json (which data, weights and settings
+the scores belong to). The same in `ema/`, if the training left averaged weights. Embeddings are kept below `.limoe/work`, so that
+what was embedded once is not again.
 """
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,8 +23,8 @@ from limoe.config import Contestant, EvaluateParams, Params
 from limoe.data.prepared import Prepared
 from limoe.dist import pick_device
 from limoe.evals.encoder import Track
-from limoe.evals.sets import item_table, result_rows
-from limoe.evals.suite import headline_metrics, open_encoder, provenance, score
+from limoe.evals.sets import EvalSet, confusion_rows, item_table, result_rows
+from limoe.evals.suite import headline_metrics, open_encoder, open_external, provenance, score
 from limoe.evals.zeroshot import PER_CLASS
 from limoe.files import atomic_directory, atomic_file, write_json
 from limoe.paths import Paths
@@ -38,15 +41,17 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
     started = time.monotonic()
     device = pick_device(params.machine.device)
     prepared = Prepared(paths.prepared)
-    source = provenance(prepared, paths.model(contestant), params.evaluate)
+    external = open_external(params.evaluate, paths.root)
+    source = provenance(prepared, paths.model(contestant), params.evaluate, external)
+    score_into = partial(_score, prepared, external, params.evaluate, device, paths.embeddings)
     with open_tracker(params.machine, paths.root, "limoe-evaluate", contestant) as tracker:
         tracker.set_tags({"git_commit": git_commit(), "contestant": contestant})
         tracker.log_params(source)
         tracker.log_dataset("prepared", prepared.hash, prepared.root)
         with _threads(THREADS), atomic_directory(paths.evaluate(contestant)) as out:
-            scores = _score(paths.model(contestant), contestant, prepared, params.evaluate, device, out)
+            scores = score_into(paths.model(contestant), contestant, out)
             if (averaged := paths.averaged(contestant)).is_dir():
-                beside = _score(averaged, f"{contestant}, ema", prepared, params.evaluate, device, out / "ema")
+                beside = score_into(averaged, f"{contestant}, ema", out / "ema")
                 scores |= {f"ema/{name}": value for name, value in beside.items()}
         tracker.log_rows([{"step": 0, "time": round(time.time() * 1000)} | scores])
         tracker.log_artifact(paths.evaluate(contestant), "evaluate")
@@ -63,15 +68,23 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
 
 
 def _score(
-    folder: Path, name: str, prepared: Prepared, params: EvaluateParams, device: torch.device, out: Path
+    prepared: Prepared,
+    external: Sequence[EvalSet],
+    params: EvaluateParams,
+    device: torch.device,
+    kept: Path,
+    folder: Path,
+    name: str,
+    out: Path,
 ) -> dict[str, float]:
     """Score one model directory, leave what was found in `out`, and return every score but the single classes' as SET/METRIC."""
     with _bars(name) as track:
-        outcomes = score(open_encoder(folder, params, device, track), prepared, params)
+        outcomes = score(open_encoder(folder, params, device, track, kept), prepared, params, external)
     rows = result_rows(outcomes)
     write_json(out / "metrics.json", headline_metrics(rows))
     write_json(out / "results.json", rows)
-    write_json(out / "provenance.json", provenance(prepared, folder, params))
+    write_json(out / "confusion.json", confusion_rows(outcomes))
+    write_json(out / "provenance.json", provenance(prepared, folder, params, external))
     with atomic_file(out / "items.parquet") as handle:
         pq.write_table(item_table(outcomes), handle)
     return {f"{row['set']}/{row['metric']}": row["value"] for row in rows if not row["metric"].startswith(PER_CLASS)}

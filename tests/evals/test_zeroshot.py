@@ -1,17 +1,23 @@
 """Zero-shot scores against scikit-learn, torchmetrics and hand counts; ties against the model; prompts; encoding once."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from evalkit import TableModel, encoder, eval_set, unit
-from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
+from evalkit import TableModel, encoder, eval_set, preprocess, tokenize, unit
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score, top_k_accuracy_score
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from limoe.errors import UserError
 from limoe.evals import ranking
 from limoe.evals.compare import Resampler, calibration_interval
 from limoe.evals.encoder import Encoder
+from limoe.evals.pictures import Column
 from limoe.evals.prompts import class_embeddings
+from limoe.evals.sets import result_rows
+from limoe.evals.store import Store
 from limoe.evals.zeroshot import PER_CLASS, ZeroShot
 
 CLASSES, PICTURES = 12, 60
@@ -111,7 +117,7 @@ def test_a_class_is_the_mean_of_its_unit_prompts():
     model = TableModel(torch.ones(1, 2), texts)
     table = {"t0": 0, "a t0": 1, "t2": 2, "a t2": 3}
     lookup = Encoder(model, lambda prompts: torch.tensor([[table[prompt]] for prompt in prompts]), lambda image: image, batch=2)
-    found = class_embeddings(lookup, ["t0", "t2"], ["{}", "A  {}"])
+    found = class_embeddings(lookup, [("t0",), ("t2",)], ["{}", "A  {}"])
     r = 0.5**0.5
     second = np.array([r, r + 1]) / np.hypot(r, r + 1)
     np.testing.assert_allclose(found.numpy(), [[r, r], second], atol=1e-6)
@@ -140,3 +146,86 @@ def test_broken_weights_are_an_error_and_not_a_perfect_score():
     model.images_ND[3] = torch.nan
     with pytest.raises(UserError, match="1 of 60 pictures of val are not finite"):
         run(model, target)
+
+
+def with_classes(target, classes, prompts=None):
+    """Pictures labelled by number, among `classes` (label -> names)."""
+    data = eval_set([["t0"]] * len(target), [str(number) for number in target])
+    return replace(data, classes=classes, prompts=prompts or {})
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("seed", range(2))
+def test_worst_classes_and_calibration_equal_scikit_learn_and_a_slow_count(seed, tied):
+    """Tied: scores are rounded to few levels; a picture is hit only if every other class is below its own."""
+    generator = torch.Generator().manual_seed(seed)
+    texts = torch.eye(CLASSES)
+    target = torch.randint(CLASSES - 2, (PICTURES,), generator=generator)  # the last two classes have no picture
+    images = torch.randn(PICTURES, CLASSES, generator=generator) + 2 * texts[target]
+    images = images.round() if tied else images
+    images[:, 0] += 1e-3 * (images.norm(dim=1) == 0)
+    scores = unit(images).double().numpy()
+    data = with_classes(target.tolist(), {str(number): (f"t{number}",) for number in range(CLASSES)})
+    outcome = ZeroShot("val", data, ["{}"], 15, 7).run(encoder(TableModel(images, texts, scale=5.0)))
+    guesses, ranks = [], []
+    for row, own in zip(scores, target.tolist(), strict=True):
+        others = [score for number, score in enumerate(row) if number != own]
+        ranks.append(sum(score >= row[own] - 1e-6 for score in others))
+        guesses.append(own if not ranks[-1] else max((number for number in range(CLASSES) if number != own), key=row.__getitem__))
+    found = scores_of(outcome)
+    assert found["top1"] == pytest.approx(np.mean([rank < 1 for rank in ranks]))
+    assert found["top5"] == pytest.approx(np.mean([rank < 5 for rank in ranks]))
+    assert found["per_class"] == pytest.approx(recall_score(target, guesses, labels=target.unique(), average="macro"))
+    assert found["chance"] == 1 / CLASSES
+    confusion = confusion_matrix(target, guesses, labels=range(CLASSES))
+    shares = {number: row[number] / row.sum() for number, row in enumerate(confusion) if row.sum()}
+    assert [one.top1 for one in outcome.worst] == pytest.approx(sorted(share for share in shares.values() if share < 1))
+    for one in outcome.worst:
+        row = confusion[int(one.label)].copy()
+        assert (one.name, one.top1, one.n) == (f"t{one.label}", pytest.approx(shares[int(one.label)]), row.sum())
+        row[int(one.label)] = 0
+        assert [count for _, count in one.taken_for] == [count for count in sorted(row, reverse=True)[:5] if count]
+        assert all(row[int(name[1:])] == count for name, count in one.taken_for)
+    hits, confidence = np.array(ranks) < 1, np.exp(5 * scores).max(1) / np.exp(5 * scores).sum(1)
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    gaps = [abs((confidence[bins == one] - hits[bins == one]).sum()) for one in range(15)]
+    assert found["calibration"] == pytest.approx(sum(gaps) / PICTURES, abs=1e-6)
+
+
+def test_at_most_twenty_worst_classes_the_worst_first():
+    images = torch.roll(torch.eye(30), 1, dims=0)
+    images[:4] = torch.eye(30)[:4]
+    data = with_classes(list(range(30)), {str(number): (f"t{number}",) for number in range(30)})
+    worst = ZeroShot("val", data, ["{}"], 15, 64).run(encoder(TableModel(images, torch.eye(30)))).worst
+    assert [one.label for one in worst] == [str(number) for number in range(4, 24)]
+    assert (worst[0].taken_for, worst[0].top1, worst[0].n) == ((("t3", 1),), 0.0, 1)
+
+
+def test_a_class_of_several_names_is_the_mean_of_all():
+    texts = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    data = with_classes([0, 1], {"0": ("t0", "t1"), "1": ("t2",)})
+    model = TableModel(torch.tensor([[1.0, 1.0], [1.0, 0.9]]), texts)
+    found = scores_of(ZeroShot("val", data, ["{}"], 15, 64).run(encoder(model)))
+    assert (found["top1"], found[f"{PER_CLASS}0"], found[f"{PER_CLASS}1"]) == (0.5, 1.0, 0.0)
+
+
+def test_what_was_embedded_once_is_read_the_next_time_and_only_then(tmp_path):
+    model, target, _ = random_case()
+    names = [f"t{number:02d}" for number in range(CLASSES)]
+    data = eval_set([["t0"]] * PICTURES, [names[number] for number in target])
+
+    def score(data, store):
+        model.batches.clear()
+        outcome = ZeroShot("val", data, ["{}"], 15, 64).run(Encoder(model, tokenize, preprocess, 16, store=Store(store)))
+        return result_rows([outcome]), len(model.batches)
+
+    first, batches = score(data, tmp_path / "a")
+    assert batches == 5
+    assert score(data, tmp_path / "a") == (first, 0)
+    assert score(data, tmp_path / "b") == (first, 5)  # another model
+    pictures = replace(data, images=Column(pa.chunked_array([data.images.read(0, PICTURES)[::-1]])))
+    assert score(pictures, tmp_path / "a")[1] == 4  # other pictures, the same names
+    (damaged,) = (path for path in (tmp_path / "b").iterdir() if path.name.startswith("texts"))
+    damaged.write_bytes(b"half")
+    assert score(data, tmp_path / "b") == (first, 1)
+    assert sorted(path.suffix for path in (tmp_path / "a").iterdir()) == [".safetensors"] * 3

@@ -78,7 +78,14 @@ def test_views_of_validation_sets_are_validation():
     assert not is_selection("unseen-style/no-skin-tones")
 
 
-@pytest.mark.parametrize("what, value, message", [("data", "0" * 64, "prepared sets"), ("evaluate", {}, "evaluate settings")])
+@pytest.mark.parametrize(
+    "what, value, message",
+    [
+        ("data", "0" * 64, "prepared sets"),
+        ("sets", {"mine": "0"}, "sets of evaluate.sets"),
+        ("evaluate", {}, "evaluate settings"),
+    ],
+)
 def test_scores_on_other_data_or_settings_are_not_compared(tmp_path, what, value, message):
     paths = plant(tmp_path, PARAMS)
     path = paths.evaluate("clip") / "provenance.json"

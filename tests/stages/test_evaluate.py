@@ -19,7 +19,7 @@ from limoe.stages import evaluate
 from limoe.tracking import Tracker
 
 KINDS = ("limoe", "dense", "clip")
-OUTS = {"metrics.json", "results.json", "provenance.json", "items.parquet"}
+OUTS = {"metrics.json", "results.json", "provenance.json", "items.parquet", "confusion.json"}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,7 @@ def test_outs_repeat_byte_by_byte_and_hold_no_clock(project):
     params, paths = project
     before = {path.name: path.read_bytes() for path in paths.evaluate("limoe").iterdir()}
     threads = torch.get_num_threads()
+    shutil.rmtree(paths.embeddings)
     evaluate.run(params, paths, "limoe")
     assert {path.name: path.read_bytes() for path in paths.evaluate("limoe").iterdir()} == before
     assert set(before) == OUTS

@@ -1,0 +1,117 @@
+"""Test sets of the user's own, opened by kind; a kind more is one function and one line in KINDS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from limoe.config import EvalSetParams
+from limoe.errors import UserError
+from limoe.evals import captioned, imagenet
+from limoe.evals.classes import Classes, in_order, read_classes, read_mapping, read_templates
+from limoe.evals.flat import flat_folder
+from limoe.evals.layouts import Layout, class_folders, pictures_in, subfolders
+from limoe.evals.packed import parquet, webdataset
+from limoe.evals.sets import EvalSet
+
+VALIDATION = ("val", "validation", "ILSVRC2012_img_val")  # what people call the folder that holds ImageNet's
+
+
+def open_set(name: str, params: EvalSetParams, project: Path) -> EvalSet:
+    """The set `evaluate.sets.<name>`; no picture is opened yet. UserError in one sentence if it is not as its kind has to be."""
+    try:
+        if not (project / params.path).exists():
+            raise UserError(f"{project / params.path}: no such file or folder")
+        return KINDS[params.kind](name, params, project)
+    except UserError as error:
+        raise UserError(f"evaluate.sets.{name}: {error}") from None
+
+
+def _own_classes(name: str, params: EvalSetParams, project: Path) -> EvalSet:
+    """Labels with names of the user's own, of the file's, or the labels themselves; or captions, where there are no labels."""
+    layout = _open_layout(params, project)
+    if all(label is None for label in layout.labels):
+        return _eval_set(name, layout)
+    file = params.classes
+    classes = read_classes(project / file, layout.labels, layout.where) if file else _told_names(layout)
+    prompts = read_templates(project / params.templates) if params.templates else {}
+    return _eval_set(name, layout, classes, prompts)
+
+
+def _told_names(layout: Layout) -> Classes:
+    present = in_order(layout.labels)
+    if layout.names:
+        classes: Classes = {str(number): (told,) for number, told in enumerate(layout.names)}
+        if unknown := [label for label in present if label not in classes]:
+            raise UserError(f"{layout.where}: the label {unknown[0]} is none of the {len(classes)} classes that the file names")
+        return classes
+    if all(map(str.isdecimal, present)):
+        raise UserError(f"{layout.where}: its classes are numbers; give their names with the set's key classes")
+    return {label: (label.replace("_", " "),) for label in present}
+
+
+def _imagenet(name: str, params: EvalSetParams, project: Path) -> EvalSet:
+    """Labels are wnids, indices, or what the user's map (`classes`) gives wnids; names and prompts are open_clip's."""
+    layout = _open_layout(params, project)
+    if all(label is None for label in layout.labels):
+        raise UserError(f"{layout.where}: its pictures have no labels")
+    prompts = read_templates(project / params.templates) if params.templates else imagenet.prompts()
+    if params.classes:
+        classes = {label: imagenet.named(wnids) for label, wnids in read_mapping(project / params.classes).items()}
+        return _eval_set(name, _kept(layout, classes, project / params.classes), classes, prompts)
+    labels = tuple(imagenet.to_wnids([str(label) for label in layout.labels], layout.where, params.subset))
+    candidates = imagenet.candidates(set(labels), layout.where, params.subset)
+    return _eval_set(name, replace(layout, labels=labels), {wnid: (imagenet.names()[wnid],) for wnid in candidates}, prompts)
+
+
+def _open_layout(params: EvalSetParams, project: Path) -> Layout:
+    """By kind; ImageNet's layout is found out."""
+    root = project / params.path
+    if params.kind == "parquet" or (params.kind == "imagenet" and _holds(root, ".parquet")):
+        return parquet(root, params.split)
+    if params.kind == "webdataset" or (params.kind == "imagenet" and _holds(root, ".tar")):
+        return webdataset(root, params.split)
+    if params.kind == "imagenet":
+        root = next((root / folder for folder in VALIDATION if (root / folder).is_dir()), root)
+        if pictures_in(root) and (params.labels or not subfolders(root)):
+            return flat_folder(root, project / params.labels if params.labels else None)
+    return class_folders(root)
+
+
+def _holds(root: Path, suffix: str) -> bool:
+    return root.suffix == suffix if root.is_file() else any(root.rglob(f"*{suffix}"))
+
+
+def _kept(layout: Layout, classes: Classes, file: Path) -> Layout:
+    """The pictures whose label is among the classes (ObjectNet has 200 that ImageNet lacks)."""
+    if absent := [label for label in classes if label not in layout.labels]:
+        raise UserError(f"{file}: maps the class {absent[0]!r}, of which {layout.where} has no picture")
+    return layout.take([row for row, label in enumerate(layout.labels) if label in classes])
+
+
+def _captions(opened: Callable[[Path, Path | None, str | None], Layout]) -> Callable[[str, EvalSetParams, Path], EvalSet]:
+    def open_captions(name: str, params: EvalSetParams, project: Path) -> EvalSet:
+        file = project / params.captions if params.captions else None
+        return _eval_set(name, opened(project / params.path, file, params.split))
+
+    return open_captions
+
+
+def _eval_set(
+    name: str, layout: Layout, classes: Classes | None = None, prompts: Mapping[str, tuple[str, ...]] | None = None
+) -> EvalSet:
+    return EvalSet(
+        name, layout.keys, layout.pictures, layout.captions, layout.labels, layout.keys, classes=classes, prompts=prompts or {}
+    )
+
+
+KINDS: Mapping[str, Callable[[str, EvalSetParams, Path], EvalSet]] = {
+    "imagenet": _imagenet,
+    "folder": _own_classes,
+    "parquet": _own_classes,
+    "webdataset": _own_classes,
+    "coco": _captions(captioned.coco),
+    "flickr8k": _captions(captioned.flickr),
+    "flickr30k": _captions(captioned.flickr),
+}

@@ -1,0 +1,103 @@
+"""The evaluate stage with test sets of the user's own: scored beside the splits, embedded once, and hashed."""
+
+import json
+
+import pytest
+from evalkit import prepared_rows, tiny_params, write_model, write_prepared
+from layoutkit import folders, picture, tar
+
+from limoe.data.prepared import Prepared
+from limoe.errors import UserError
+from limoe.evals.encoder import Encoder
+from limoe.evals.suite import open_external, provenance
+from limoe.model.clip import Clip
+from limoe.paths import Paths
+from limoe.stages import evaluate
+
+SETS = (
+    "evaluate.sets.pets={path: data/raw/pets, kind: folder, templates: data/raw/prompts.yaml}",
+    "evaluate.sets.texts={path: data/raw/texts, kind: webdataset}",
+)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """(params, paths): a model, a prepared set, a folder of two classes and a tar of pictures with two captions each."""
+    paths, params = Paths(tmp_path), tiny_params(*SETS)
+    write_prepared(paths.prepared, {"train": prepared_rows("train", 4), "val": prepared_rows("val", 9)})
+    write_model(paths.model("clip"), paths.prepared / "tokenizer.json", params, "clip")
+    folders(tmp_path / "data" / "raw" / "pets", ["cat", "dog"], each=5)
+    (tmp_path / "data" / "raw" / "prompts.yaml").write_text("full: ['{}', 'a {}.']\nsingle: ['{}']\n", encoding="utf-8")
+    texts = {f"s{n}": {"png": picture(n), "json": json.dumps({"captions": [f"a{n}", f"b{n}"]}).encode()} for n in range(6)}
+    tar(tmp_path / "data" / "raw" / "texts", texts)
+    return params, paths
+
+
+def read(paths, name):
+    return json.loads((paths.evaluate("clip") / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many pictures and texts go through a model, by kind."""
+    seen = {"image": 0, "text": 0}
+    for kind in seen:
+        plain = getattr(Clip, f"encode_{kind}")
+
+        def counting(model, batch, normalize=False, kind=kind, plain=plain):
+            seen[kind] += len(batch)
+            return plain(model, batch, normalize)
+
+        monkeypatch.setattr(Clip, f"encode_{kind}", counting)
+    return seen
+
+
+def test_own_sets_come_first_and_are_embedded_once(project, counted):
+    params, paths = project
+    evaluate.run(params, paths, "clip")
+    assert counted["image"] == 10 + 6 + 9
+    counts = {(row["set"], row["metric"]): row["n"] for row in read(paths, "results.json")}
+    assert list(dict.fromkeys(name for name, _ in counts)) == ["pets", "pets/single", "texts", "val"]
+    assert [counts[key] for key in (("pets", "top1"), ("texts", "t2i_r1"), ("texts", "i2t_r10"))] == [10, 12, 6]
+    assert list(read(paths, "metrics.json")) == sorted(["pets", "pets/single", "texts", "val"])
+    before = {path.name: path.read_bytes() for path in paths.evaluate("clip").iterdir()}
+    counted |= {"image": 0, "text": 0}
+    evaluate.run(params, paths, "clip")
+    assert counted == {"image": 0, "text": 0}
+    assert {path.name: path.read_bytes() for path in paths.evaluate("clip").iterdir()} == before
+    (paths.root / "data" / "raw" / "pets" / "cat" / "0.png").write_bytes(picture(900))
+    evaluate.run(params, paths, "clip")
+    assert counted == {"image": 10, "text": 0}
+
+
+def test_the_worst_classes_are_told(project):
+    params, paths = project
+    evaluate.run(params, paths, "clip")
+    rows = read(paths, "confusion.json")
+    assert {row["set"] for row in rows} == {"pets", "pets/single", "val"}
+    for row in rows:
+        assert sum(other["n"] for other in row["taken_for"]) == pytest.approx(row["n"] * (1 - row["top1"]))
+
+
+def test_provenance_follows_the_content_of_every_set(project):
+    params, paths = project
+
+    def hashes():
+        external = open_external(params.evaluate, paths.root)
+        return provenance(Prepared(paths.prepared), paths.model("clip"), params.evaluate, external)["sets"]
+
+    before = hashes()
+    assert list(before) == ["pets", "texts"]
+    folder = paths.root / "data" / "raw" / "pets"
+    (folder / "cat" / "0.png").rename(folder / "dog" / "9.png")
+    assert hashes() == {"pets": hashes()["pets"], "texts": before["texts"]}
+    assert hashes()["pets"] != before["pets"]
+
+
+def test_a_set_that_is_not_there_is_told_before_anything_is_embedded(project, monkeypatch):
+    _, paths = project
+    monkeypatch.setattr(Encoder, "images", lambda *_: pytest.fail("embedded"))
+    changed = tiny_params(*SETS, "evaluate.sets.gone={path: data/raw/gone, kind: imagenet}")
+    with pytest.raises(UserError, match=r"evaluate\.sets\.gone: .*data/raw/gone: no such file or folder"):
+        evaluate.run(changed, paths, "clip")
+    assert not paths.evaluate("clip").exists()
