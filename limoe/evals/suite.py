@@ -58,8 +58,10 @@ def provenance(prepared: Prepared, folder: Path, params: EvaluateParams, externa
     }
 
 
-def open_external(params: EvaluateParams, project: Path) -> list[EvalSet]:
-    """The user's own sets, in their order; UserError if one is not as it has to be."""
+def open_external(params: EvaluateParams, project: Path, splits: Sequence[str] = ()) -> list[EvalSet]:
+    """The user's own sets, in their order; UserError if one is not as it has to be, or has the name of a split."""
+    if taken := [name for name in params.sets if name in {*splits, *SELECTION_SPLITS, TRAIN}]:
+        raise UserError(f"evaluate.sets.{taken[0]}: a split of the prepared set has this name; choose another")
     return [open_set(name, given, project) for name, given in params.sets.items()]
 
 

@@ -41,7 +41,7 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
     started = time.monotonic()
     device = pick_device(params.machine.device)
     prepared = Prepared(paths.prepared)
-    external = open_external(params.evaluate, paths.root)
+    external = open_external(params.evaluate, paths.root, prepared.splits)
     source = provenance(prepared, paths.model(contestant), params.evaluate, external)
     score_into = partial(_score, prepared, external, params.evaluate, device, paths.embeddings)
     with open_tracker(params.machine, paths.root, "limoe-evaluate", contestant) as tracker:

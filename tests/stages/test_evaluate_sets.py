@@ -97,7 +97,10 @@ def test_provenance_follows_the_content_of_every_set(project):
 def test_a_set_that_is_not_there_is_told_before_anything_is_embedded(project, monkeypatch):
     _, paths = project
     monkeypatch.setattr(Encoder, "images", lambda *_: pytest.fail("embedded"))
-    changed = tiny_params(*SETS, "evaluate.sets.gone={path: data/raw/gone, kind: imagenet}")
-    with pytest.raises(UserError, match=r"evaluate\.sets\.gone: .*data/raw/gone: no such file or folder"):
-        evaluate.run(changed, paths, "clip")
+    for change, message in [
+        ("evaluate.sets.gone={path: data/raw/gone, kind: imagenet}", r"gone: .*data/raw/gone: no such file or folder"),
+        ("evaluate.sets.val={path: data/raw/pets, kind: folder}", r"val: a split of the prepared set has this name"),
+    ]:
+        with pytest.raises(UserError, match=rf"evaluate\.sets\.{message}"):
+            evaluate.run(tiny_params(*SETS, change), paths, "clip")
     assert not paths.evaluate("clip").exists()
