@@ -37,6 +37,10 @@ class World:
         """Whether this is the one that writes and speaks."""
         return self.rank == 0
 
+    def rows(self, own: int) -> slice:
+        """Where this rank's rows, so many on each, lie among those of all ranks."""
+        return slice(self.rank * own, (self.rank + 1) * own)
+
     def gather(self, x_RV: Tensor) -> Tensor:
         """(B, V): all ranks' rows, in the ranks' order. A rank's gradient is the sum of all ranks' with respect to its rows."""
         gathered: Tensor = x_RV if self.size == 1 else _Gather.apply(x_RV, self)
