@@ -45,14 +45,15 @@ def at_once() -> Iterator[None]:
 
 
 @contextmanager
-def postponed() -> Iterator[Request]:
-    """For the body, the first of them is only noted in what this yields; a second one ends the process at once."""
+def postponed(again: signal.Handlers = signal.SIG_DFL) -> Iterator[Request]:
+    """For the body, the first of them is only noted in what this yields; `again` says what a second one does: by default it ends
+    the process at once."""
     request = Request()
 
     def handle(number: int, _: FrameType | None) -> None:
         request.number = number
         for one in SIGNALS:
-            signal.signal(one, signal.SIG_DFL)
+            signal.signal(one, again)
 
     with _handled(handle):
         yield request

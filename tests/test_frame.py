@@ -27,6 +27,7 @@ FLOORS = (  # a module may import its own floor and those before it
         "limoe.config",
         "limoe.paths",
         "limoe.dist",
+        "limoe.world",
         "limoe.tracking",
         "limoe.errors",
         "limoe.interrupt",
@@ -46,7 +47,7 @@ FLOORS = (  # a module may import its own floor and those before it
     ("limoe.api", "limoe.cli", "limoe.deps", "limoe.doctor", "limoe.info", "limoe.overlay", "limoe.sensitivity"),
     ("flows",),
 )
-LIGHT = ("limoe.dist", "limoe.model", "limoe.losses", "limoe.train", "limoe.evals")
+LIGHT = ("limoe.dist", "limoe.world", "limoe.model", "limoe.losses", "limoe.train", "limoe.evals")
 LIGHT_MAY = {"torch", "torchvision", "numpy", "pyarrow", "PIL", "pydantic", "tokenizers", "safetensors", "torchmetrics", "limoe"}
 ABSENT = "prefect mlflow dvc open_clip optuna webdataset plotly ruamel fastapi emoji resvg_py"
 PICKLERS = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")

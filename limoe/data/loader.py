@@ -1,9 +1,12 @@
 """Training batches: which rows (limoe.data.sampler), their decoded pictures, augmented, and their captions as tokens.
 
-Axes: B pairs, R training rows, C colour channels, H height, W width, N text tokens of the batch.
+Axes: B pairs, O own pairs (those of this rank), R training rows, C colour channels, H height, W width, N text tokens of the
+batch.
 
 Everything random is keyed by (train.seed, step), and every batch is made by a thread that computes with one core: a batch's bits
 depend neither on the number of workers nor on train.threads, and background work leaves the other cores to the training.
+
+With several ranks each plans the same batches and makes its own part of them: together they see what one process would.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ from limoe.config import MachineParams, TowerParams, TrainParams
 from limoe.data.prepared import Prepared
 from limoe.data.sampler import AUGMENT, Pick, Sampler, Source, State, mixture_counts, source_rows, stream
 from limoe.data.schema import TRAIN
-from limoe.data.transforms import UNDECODABLE, augment, decode_uint8, normalize, stored_size
+from limoe.data.transforms import UNDECODABLE, augment, decode_uint8, draw, normalize, stored_size
 from limoe.errors import UserError
 from limoe.model.tokens import PairBatch
+from limoe.world import ALONE, World
 
 COLUMNS = ["key", "source", "image", "captions", "label", "sha256"]
 MEGABYTE = 1 << 20
@@ -98,15 +102,18 @@ class Pictures:
             for crop, side in sides.items()
         }
 
-    def take(self, rows_B: NDArray[np.int64], generator: torch.Generator) -> Tensor:
-        """float32 (B, 3, image_size, image_size), normalised; all randomness comes from `generator`."""
-        images_BCHW = torch.empty(len(rows_B), 3, self.image_size, self.image_size, dtype=torch.float32)
+    def take(self, rows_B: NDArray[np.int64], own: slice, generator: torch.Generator) -> Tensor:
+        """float32 (O, 3, image_size, image_size), normalised, of the `own` ones among the rows of a batch; all randomness comes
+        from `generator`, and is what the whole batch would have."""
+        images_BCHW = torch.empty(own.stop - own.start, 3, self.image_size, self.image_size, dtype=torch.float32)
         for crop, cache in self._caches.items():
             members = np.flatnonzero(self.croppable_R[rows_B] == crop)
-            if len(members):
-                stored = cache.take(rows_B[members])
-                scale = self.crop_scale if crop else 1.0
-                images_BCHW[torch.from_numpy(members)] = augment(stored, self.image_size, generator, scale, self.color_jitter)
+            draws = draw(len(members), generator)
+            mine = (members >= own.start) & (members < own.stop)
+            if mine.any():
+                places = torch.from_numpy(members[mine] - own.start)
+                stored, scale = cache.take(rows_B[members[mine]]), self.crop_scale if crop else 1.0
+                images_BCHW[places] = augment(stored, self.image_size, draws[torch.from_numpy(mine)], scale, self.color_jitter)
         return normalize(images_BCHW)
 
 
@@ -114,11 +121,17 @@ class PairLoader:
     """Endless training batches; `state_dict` and `load_state_dict` resume exactly after any of them. Close it when done."""
 
     def __init__(
-        self, prepared: Prepared, tower: TowerParams, train: TrainParams, machine: MachineParams, pins: bool = False
+        self,
+        prepared: Prepared,
+        tower: TowerParams,
+        train: TrainParams,
+        machine: MachineParams,
+        pins: bool = False,
+        world: World = ALONE,
     ) -> None:
         """UserError if train.mixture names a source without training rows, or asks for more rows than can be kept apart.
 
-        pins: whether batches are made in pinned memory, for a GPU.
+        pins: whether batches are made in pinned memory, for a GPU. world: whose ranks share each batch.
         """
         table = prepared.table(TRAIN, COLUMNS)
         counts = mixture_counts(train.mixture, train.batch)
@@ -135,7 +148,7 @@ class PairLoader:
         self._keys_R: list[str] = table["key"].to_pylist()
         self._captions_RK, self._tokenizer = captions_RK, prepared.tokenizer
         self._seed, self._text_length = train.seed, tower.text_length
-        self._pins = pins
+        self._pins, self._own = pins, world.rows(train.batch // world.size)
         self._ahead = 2 * machine.workers
         self._pool = single_core_pool(max(1, machine.workers))
         self._pending: deque[tuple[Future[PairBatch], State]] = deque()
@@ -179,13 +192,14 @@ class PairLoader:
     def _make(self, picks: Sequence[Pick], step: int) -> PairBatch:
         rows_B = np.array([self._rows_SR[pick.source][pick.row] for pick in picks])
         generator = torch.Generator().manual_seed(int(stream(self._seed, AUGMENT, step).integers(2**63)))
-        captions = [self._captions_RK[row][pick.caption] for row, pick in zip(rows_B, picks, strict=True)]
+        own = self._own
+        captions = [self._captions_RK[row][pick.caption] for row, pick in zip(rows_B[own], picks[own], strict=True)]
         ids_BL = self._tokenizer.encode(captions, self._text_length)
         batch = PairBatch(
-            images_BCHW=self._pictures.take(rows_B, generator),
+            images_BCHW=self._pictures.take(rows_B, own, generator),
             ids_N=torch.tensor(list(chain.from_iterable(ids_BL)), dtype=torch.int64),
             lengths_B=torch.tensor([len(ids) for ids in ids_BL], dtype=torch.int64),
-            keys=tuple(self._keys_R[row] for row in rows_B),
+            keys=tuple(self._keys_R[row] for row in rows_B[own]),
         )
         return batch.pin_memory() if self._pins else batch
 

@@ -110,16 +110,22 @@ class Preprocess:
         return cls(size)
 
 
-def augment(images_BCHW: Tensor, size: int, generator: Generator, crop_scale: float = 1.0, color_jitter: float = 0.0) -> Tensor:
+def draw(batch: int, generator: Generator) -> Tensor:
+    """(B, 7) uniform on [0, 1): what `augment` needs to know of chance, for so many pictures."""
+    return torch.cat([torch.rand(batch, numbers, generator=generator, dtype=torch.float32) for numbers in (4, 3)], dim=1)
+
+
+def augment(images_BCHW: Tensor, size: int, draws_B7: Tensor, crop_scale: float = 1.0, color_jitter: float = 0.0) -> Tensor:
     """Random crops resized to `size` px, then colour jitter: uint8 (B, 3, S, S) -> float32 0..1 (B, 3, size, size).
 
     The crop keeps a share of the area uniform in [crop_scale, 1], of aspect 3/4 to 4/3. Brightness, contrast and saturation are
     scaled, in this order, by factors uniform in [1 - color_jitter, 1 + color_jitter]. Never flipped: captions say left and right.
-    The number of draws from `generator` depends on B alone.
+    What a picture becomes depends on its own draws alone.
     """
     batch = len(images_BCHW)
-    boxes_B4 = crop_boxes(torch.rand(batch, 4, generator=generator, dtype=torch.float32), crop_scale)
-    factors_B3 = 1 + color_jitter * (2 * torch.rand(batch, 3, generator=generator, dtype=torch.float32) - 1)
+    uniform_B4, uniform_B3 = draws_B7.split([4, 3], dim=1)  # type: ignore[no-untyped-call]
+    boxes_B4 = crop_boxes(uniform_B4, crop_scale)
+    factors_B3 = 1 + color_jitter * (2 * uniform_B3 - 1)
     output = torch.empty(batch, 3, size, size, dtype=torch.float32)
     for start in range(0, batch, CHUNK):
         part = slice(start, start + CHUNK)

@@ -47,8 +47,6 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
         self._writing: Future[None] | None = None
-        for left in folder.glob(".step-*"):  # half written or half deleted by a process that was killed
-            shutil.rmtree(left)
 
     def save(self, checkpoint: Checkpoint, before: Callable[[], object] = lambda: None) -> None:
         """Copy it to the processor's memory, and begin to write; `before` is called first, by the thread that writes.
@@ -72,6 +70,11 @@ class Checkpoints:
     def writing(self) -> bool:
         """Whether one is being written. What went wrong with one that no longer is, `wait` raises."""
         return self._writing is not None and not self._writing.done()
+
+    def clean(self) -> None:
+        """Remove what a process that was killed has half written or half deleted."""
+        for left in self.folder.glob(".step-*"):
+            shutil.rmtree(left)
 
     def latest(self) -> Checkpoint | None:
         """The newest one that is undamaged, or None; a damaged one is named in a warning and passed over."""

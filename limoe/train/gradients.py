@@ -5,12 +5,19 @@ A contrastive batch cannot be summed up piece by piece: every pair is compared w
 gives the gradient with respect to each of them. Then every micro-batch is embedded again, this time to send its part of that
 gradient, and that of its own share of the auxiliary loss, through the model. Router noise is keyed by (seed, step, layer, group),
 so the second embedding is the first.
+
+With several ranks each does this with its own part of the batch. The loss of all embeddings is taken together
+(limoe/losses/contrastive.py), and at the end one sum over the ranks, in a few large pieces, makes gradients, losses and counts
+those of the whole batch. This is not torch's DistributedDataParallel: that averages during a backward pass, and here a step has
+one for the loss and one for each micro-batch, whose sum is the gradient. What it would gain, sending early gradients while later
+ones are computed, is little where one sum serves many micro-batches.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,7 +36,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 @dataclass(frozen=True)
 class Result:
-    """What a batch came to; its gradients lie on the parameters.
+    """What a batch came to, over all ranks; its gradients lie on the parameters.
 
     terms, report: as of an Objective, without a graph. By block: observed, for `ContrastiveTask.adjust`; counts, for
     `RoutingMeter.add`.
@@ -49,27 +56,32 @@ class Result:
 class Gradients:
     """Computes them in micro-batches of `pairs` pairs, None for whole batches.
 
-    With `train.micro_batch` = auto a batch that does not fit into memory is tried again, whole, in smaller micro-batches, and all
-    that follow are cut like it; `pairs` is then part of the training's state.
+    With `train.micro_batch` = auto a batch that does not fit into memory on some rank is tried again, whole, in smaller
+    micro-batches, and all that follow are cut like it; `pairs` is then part of the training's state.
     """
 
     def __init__(self, task: ContrastiveTask) -> None:
-        self.task = task
+        self.task, self.world = task, task.world
         self.auto = task.train.micro_batch == "auto"
         self.pairs = task.train.micro_batch if isinstance(task.train.micro_batch, int) else None
+        self._group = 1 if task.moe is None else task.moe.group_pairs
 
     def __call__(self, batch: PairBatch, step: int) -> Result:
-        """Replace the model's gradients by those of this batch."""
+        """Replace the model's gradients by those of the batch of which each rank gives its part."""
         while True:
             try:
                 self.task.model.zero_grad(set_to_none=True)
-                whole = self.pairs is None or self.pairs == len(batch)
-                return self._at_once(batch, step) if whole else self._cached(batch, step)
+                whole = self.held(len(batch)) == len(batch)
+                return self._over_ranks(self._at_once(batch, step) if whole else self._cached(batch, step))
             except RuntimeError as error:
                 if not (self.auto and is_out_of_memory(error) and self._has_shrunk(len(batch))):
                     raise
             if batch.images_BCHW.is_cuda:  # not above: until then the exception holds on to what did not fit
                 torch.cuda.empty_cache()
+
+    def held(self, batch: int) -> int:
+        """Of how many of a rank's pairs the activations are held at a time: `pairs`, or fewer if these do not divide them."""
+        return batch if self.pairs is None else largest_part(self.pairs, batch, self._group) or self._group
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -80,22 +92,27 @@ class Gradients:
         self.pairs = state["pairs"]
 
     def _at_once(self, batch: PairBatch, step: int) -> Result:
-        objective = self.task(batch, step)
-        objective.total.backward()  # type: ignore[no-untyped-call]
-        return self._result(objective.terms, objective.report, objective.output)
+        with self._all_have_memory():
+            output = self.task.embed(batch, step, self.world.rows(len(batch)).start)
+        objective = self.task.objective(output, batch)
+        with self._all_have_memory():
+            objective.total.backward()  # type: ignore[no-untyped-call]
+        return self._result(objective.terms, objective.report, output)
 
     def _cached(self, batch: PairBatch, step: int) -> Result:
-        assert self.pairs is not None
-        parts = list(zip(range(0, len(batch), self.pairs), batch.split(self.pairs), strict=True))
-        embedded = [self._embeddings(part, step, first) for first, part in parts]
+        own, pairs, total = self.world.rows(len(batch)), self.held(len(batch)), len(batch) * self.world.size
+        parts = list(zip(range(own.start, own.stop, pairs), batch.split(pairs), strict=True))
+        with self._all_have_memory():
+            embedded = [self._embeddings(part, step, first) for first, part in parts]
         image_BV, text_BV = (torch.cat(pieces).requires_grad_() for pieces in zip(*embedded, strict=True))
         contrastive = self.task.contrastive(Output(image_BV, text_BV, None, {}), batch)
         report = self.task.report()
         contrastive.backward()  # type: ignore[no-untyped-call]
         assert image_BV.grad is not None
         assert text_BV.grad is not None
-        pulls = zip(torch.split(image_BV.grad, self.pairs), torch.split(text_BV.grad, self.pairs), strict=True)
-        results = [self._part(part, step, first, len(batch), *pull) for (first, part), pull in zip(parts, pulls, strict=True)]
+        pulls = zip(torch.split(image_BV.grad, pairs), torch.split(text_BV.grad, pairs), strict=True)
+        with self._all_have_memory():
+            results = [self._part(part, step, first, total, *pull) for (first, part), pull in zip(parts, pulls, strict=True)]
         return Result(
             {"contrastive": contrastive.detach()} | _sums([result.terms for result in results]),
             report | _sums([result.report for result in results]),
@@ -120,23 +137,46 @@ class Gradients:
         detached = {name: value.detach() for name, value in terms.items()}
         return Result(detached, report, self.task.observe(output), count(output.routings, output.layout))
 
+    def _over_ranks(self, result: Result) -> Result:
+        """Add up all that is a rank's share, gradients included."""
+        learnt = self.task.report()  # no share: every rank has it
+        figures = [*result.terms.values(), *(value for name, value in result.report.items() if name not in learnt)]
+        gradients = [p.grad for p in self.task.model.parameters() if p.grad is not None]
+        self.world.sum_([*gradients, *figures, *result.observed.values(), *result.counts.values()])
+        return result
+
+    @contextmanager
+    def _all_have_memory(self) -> Iterator[None]:
+        """A rank that finds none in the body, where ranks do not wait for each other, must not leave the others waiting after it:
+        with `auto` all of them learn of it at the body's end."""
+        short = False
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world.size == 1 or not (self.auto and is_out_of_memory(error)):
+                raise
+            short = True
+        if self.auto and self.world.most(short):
+            raise torch.OutOfMemoryError(f"out of memory on one of {self.world.size} ranks")
+
     def _has_shrunk(self, batch: int) -> bool:
         """Whether there is a smaller micro-batch, which is then the one to use."""
-        before, group = self.pairs or batch, 1 if self.task.moe is None else self.task.moe.group_pairs
-        smaller = smaller_part(before, batch, group)
+        before = self.held(batch)
+        smaller = largest_part(before // 2, batch, self._group)
         if smaller is not None:
-            log.warning("out of memory with micro-batches of %d pairs: going on with %d", before, smaller)
+            if self.world.is_main:
+                log.warning("out of memory with micro-batches of %d pairs: going on with %d", before, smaller)
             self.pairs = smaller
         return smaller is not None
 
 
-def smaller_part(pairs: int, batch: int, group: int) -> int | None:
-    """The largest micro-batch of at most half of `pairs`, in whole routing groups, that divides the batch; None if there is none.
+def largest_part(most: int, batch: int, group: int) -> int | None:
+    """The largest micro-batch of at most `most` pairs, in whole routing groups, that divides the batch; None if there is none.
 
-    >>> smaller_part(96, 96, 16), smaller_part(48, 96, 16), smaller_part(16, 96, 16)
+    >>> largest_part(48, 96, 16), largest_part(24, 96, 16), largest_part(8, 96, 16)
     (48, 16, None)
     """
-    return max((size for size in range(group, pairs // 2 + 1, group) if batch % size == 0), default=None)
+    return next((size for size in range(min(most, batch) // group * group, 0, -group) if batch % size == 0), None)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

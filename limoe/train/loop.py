@@ -2,12 +2,17 @@
 
 A step is named by its number from 0. Randomness is keyed by (seed, step), never drawn from a running generator, so that a resumed
 training does what an undisturbed one does, bit by bit: there is no random state that a checkpoint would have to hold.
+
+With several ranks all of them do this, with equal weights: what decides anything (losses, norms, counts, alarms) is the sum over
+all of them or a number that they agree on. One writes.
 """
 
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -16,7 +21,7 @@ from torch import Tensor, nn
 
 from limoe.config import TrainParams
 from limoe.dist import fetch
-from limoe.interrupt import Interrupted, postponed
+from limoe.interrupt import Interrupted, Request, postponed
 from limoe.model.tokens import PairBatch
 from limoe.train.best import Best, Validate
 from limoe.train.ema import Ema
@@ -65,7 +70,7 @@ class Trainer:
         on_alarm: Callable[[Alarm], None] = lambda _: None,
         validate: Validate | None = None,
     ) -> None:
-        self.task, self.loader, self.train = task, loader, train
+        self.task, self.loader, self.train, self.world = task, loader, train, task.world
         self.on_row, self.on_alarm = on_row, on_alarm
         self.model: nn.Module = task.model
         self.device = next(self.model.parameters()).device
@@ -83,7 +88,7 @@ class Trainer:
         tensors: dict[str, Stateful] = {"model": self.model, "optim": OptimizerState(self.optimizer, self.model)}
         tensors |= {} if self.ema is None else {"ema": self.ema}
         parts: dict[str, Stateful] = {name: getattr(self, name) for name in PARTS}
-        self.saver = Saver(folder, train, tensors, parts, on_rows)
+        self.saver = Saver(folder, train, tensors, parts, on_rows, self.world)
         self.metrics, self.routing, self.bad_batches = self.saver.metrics, self.saver.routing, self.saver.bad_batches
 
     @property
@@ -105,24 +110,26 @@ class Trainer:
         """Train to the last step, or to the end of step `until` if that comes before.
 
         Stopped if an alarm ends the training, which then ends at once whenever it is run again. Interrupted on SIGINT and
-        SIGTERM, when the step is finished and saved.
+        SIGTERM, on whichever rank, when the step is finished and saved.
         """
         self.model.train()
         last = self.train.steps if until is None else min(until, self.train.steps)
-        with self.saver, postponed() as request:
+        again = signal.SIG_DFL if self.world.size == 1 else signal.SIG_IGN  # torchrun may pass on what a rank has got already
+        with self.saver, postponed(again) as request:
             self.pace.start(self.step)
-            while self.step < last and self.stopping is None and request.number is None:
+            while self.step < last and self.stopping is None and not self._signal(request):
                 self._advance()
                 if self.saver.due(self.step) or self.stopping is not None:
                     self._save()
                 self.saver.poll()
             self.pace.lap(self.step)
-            if request.number is not None and self.saver.step != self.step:
+            if self._signal(request) and self.saver.step != self.step:
                 self._save()
             self.saver.settle()
-        if request.number is not None:
+            number = self._signal(request)  # and until here no rank has left the others alone
+        if number:
             where = f"step {self.step} of {self.train.steps} is saved; run it again, and it goes on from there"
-            raise Interrupted(request.number, where)
+            raise Interrupted(number, where)
         if self.stopping is not None:
             raise Stopped(self.stopping)
 
@@ -146,6 +153,10 @@ class Trainer:
         self.pace.lap(self.step)
         self.saver.save(self.step, self.best.needs)
         self.pace.start(self.step)
+
+    def _signal(self, request: Request) -> int:
+        """The signal that some rank has got, 0 if none has."""
+        return self.world.most(request.number or 0)
 
     def _is_logged(self, step: int) -> bool:
         return step % self.train.log_every == 0 or step == self.train.steps or self.best.due(step)
@@ -181,7 +192,10 @@ class Trainer:
         steps, found, counts = fetch(self.guard.unread, figures, self.meter.totals if figures else {})
         alarm = self.guard.alarm
         if bad := self.guard.judge(steps):
-            self.bad_batches.append(bad)
+            keys_of_ranks = self.world.collect([row["keys"] for row in bad])
+            if self.world.is_main:
+                whole = zip(*keys_of_ranks, strict=True)
+                self.bad_batches.append([row | {"keys": [*chain(*keys)]} for row, keys in zip(bad, whole, strict=True)])
         if self.guard.alarm is not None and alarm is None:
             self.on_alarm(self.guard.alarm)
         return {name: value.item() for name, value in found.items()}, counts
@@ -196,8 +210,9 @@ class Trainer:
         row: dict[str, Any] = {"step": self.step, "time": self.saver.time_of(self.step), "skipped_steps": self.guard.skipped}
         row |= {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no NaN; skipped_steps tells
         row |= routing_summary(counts)
-        self.metrics.append([row])
-        self.routing.append(routing_rows(counts, self.step))
+        if self.world.is_main:
+            self.metrics.append([row])
+            self.routing.append(routing_rows(counts, self.step))
         self.meter.reset()
         self.on_row(row)
         for alarm in self.watch.see(row):

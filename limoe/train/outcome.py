@@ -85,7 +85,7 @@ def timing(trainer: Trainer, speed: Throughput) -> dict[str, Any]:
         **asdict(speed),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "peak_gpu_mb": torch.cuda.max_memory_allocated(device) // 2**20 if on_gpu else None,
-        "micro_batch": trainer.gradients.pairs or trainer.train.batch,
+        "micro_batch": trainer.gradients.held(trainer.train.batch // trainer.task.world.size),
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
         "threads": trainer.train.threads,
         "precision": str(trainer.task.precision).removeprefix("torch."),

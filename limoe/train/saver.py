@@ -16,6 +16,7 @@ from limoe.config import TrainParams
 from limoe.train.checkpoint import Checkpoint, Checkpoints
 from limoe.train.journal import Journal
 from limoe.train.optim import Optimizers, load_optimizer_tensors, optimizer_tensors
+from limoe.world import ALONE, World
 
 BAD_BATCHES = "bad_batches.jsonl"  # in the folder: step, loss, gradient norm and keys of each batch whose step was skipped
 MINUTE = 60  # seconds
@@ -52,7 +53,8 @@ class Saver:
 
     tensors, parts: what has a state, of tensors or JSON-able, by its name in a checkpoint. on_rows is called with the rows of
     metrics since the last call (a resumed training begins with all of them), once a checkpoint covers them: others may yet be
-    computed again. step: of the newest checkpoint.
+    computed again. step: of the newest checkpoint. world: of its ranks, which all call the same methods and see the same folder,
+    the main one alone writes.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class Saver:
         tensors: Mapping[str, Stateful],
         parts: Mapping[str, Stateful],
         on_rows: Callable[[list[dict[str, Any]]], None],
+        world: World = ALONE,
     ) -> None:
-        self.train, self.tensors, self.parts, self.on_rows = train, tensors, parts, on_rows
+        self.train, self.tensors, self.parts, self.on_rows, self.world = train, tensors, parts, on_rows, world
         self.checkpoints = Checkpoints(folder / "checkpoints", train.checkpoints.keep)
         self.metrics = Journal(folder / "metrics.jsonl")
         self.routing = Journal(folder / "routing.jsonl")
@@ -82,12 +85,9 @@ class Saver:
 
     def resume(self) -> int:
         """Go back to the newest undamaged checkpoint, or to the start if there is none; the number of steps done there."""
-        checkpoint = self.checkpoints.latest()
-        lengths = [0] * len(self._journals) if checkpoint is None else checkpoint.state["journals"]
-        with suppress(ValueError):  # a power failure may leave anything behind what was made durable
-            self._times = {row["step"]: row["time"] for row in self.metrics.rows(lengths[0])}
-        for journal, length in zip(self._journals, lengths, strict=True):
-            journal.cut(length)
+        checkpoint = self._newest()
+        if self.world.is_main:
+            self._cut([0] * len(self._journals) if checkpoint is None else checkpoint.state["journals"])
         if checkpoint is not None:
             self._load(checkpoint)
             self.step, self._unsettled = checkpoint.step, True
@@ -97,6 +97,8 @@ class Saver:
         """Whether a checkpoint is to be saved at the end of this step."""
         when = self.train.checkpoints
         late = when.minutes is not None and time.monotonic() - self._saved_at >= MINUTE * when.minutes
+        if when.minutes is not None:
+            late = bool(self.world.most(late))  # clocks differ
         return late or step % when.every == 0 or step == self.train.steps
 
     def save(self, step: int, needs: tuple[int, ...] = ()) -> None:
@@ -106,7 +108,8 @@ class Saver:
         tensors = {f"{part}/{name}": tensor for part, one in self.tensors.items() for name, tensor in one.state_dict().items()}
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         state["journals"] = [journal.length for journal in self._journals]
-        self.checkpoints.save(Checkpoint(step, tensors, state, needs), before=self._sync)
+        if self.world.is_main:
+            self.checkpoints.save(Checkpoint(step, tensors, state, needs), before=self._sync)
         self.step, self._unsettled, self._saved_at = step, True, time.monotonic()
 
     def poll(self) -> None:
@@ -116,16 +119,9 @@ class Saver:
 
     def settle(self) -> None:
         """Wait for the last checkpoint, whose failure is raised here, and hand out the rows that it covers."""
-        self.checkpoints.wait()
-        rows, end = [], self._handed_out
-        for row, after in self.metrics.read(end):
-            if row["step"] > self.step:
-                break
-            rows.append(row)
-            end = after
-        if rows:
-            self.on_rows(rows)
-        self._handed_out = end
+        if self.world.is_main:
+            self.checkpoints.wait()
+            self._hand_out()
         self._unsettled = False
 
     def load_tensors(self, step: int, parts: Sequence[str]) -> None:
@@ -141,6 +137,32 @@ class Saver:
     @property
     def _journals(self) -> tuple[Journal, ...]:
         return self.metrics, self.routing, self.bad_batches
+
+    def _newest(self) -> Checkpoint | None:
+        """The newest undamaged checkpoint; the main rank says which that is."""
+        checkpoint = None
+        if self.world.is_main:
+            self.checkpoints.clean()
+            checkpoint = self.checkpoints.latest()
+        step = self.world.most(0 if checkpoint is None else checkpoint.step)
+        return checkpoint if self.world.is_main or step == 0 else self.checkpoints.read(step)
+
+    def _cut(self, lengths: list[int]) -> None:
+        with suppress(ValueError):  # a power failure may leave anything behind what was made durable
+            self._times = {row["step"]: row["time"] for row in self.metrics.rows(lengths[0])}
+        for journal, length in zip(self._journals, lengths, strict=True):
+            journal.cut(length)
+
+    def _hand_out(self) -> None:
+        rows, end = [], self._handed_out
+        for row, after in self.metrics.read(end):
+            if row["step"] > self.step:
+                break
+            rows.append(row)
+            end = after
+        if rows:
+            self.on_rows(rows)
+        self._handed_out = end
 
     def _load(self, checkpoint: Checkpoint) -> None:
         for part, one in self.tensors.items():

@@ -22,6 +22,7 @@ from limoe.data.transforms import decode_uint8
 from limoe.errors import UserError
 from limoe.model.tokens import PairBatch
 from limoe.paramsfile import read_yaml
+from limoe.world import ALONE, World
 
 Loader = Callable[..., PairLoader]
 DEFAULTS = read_yaml(Path(__file__).parents[2] / "params.yaml")
@@ -41,11 +42,11 @@ def open_loader(make_prepared: Callable[..., Path], rows: list[dict[str, Any]]) 
     root = make_prepared(rows)
     loaders = []
 
-    def build(workers: int = 0, cache_mb: int = 16, pins: bool = False, **changes: Any) -> PairLoader:
+    def build(workers: int = 0, cache_mb: int = 16, pins: bool = False, world: World = ALONE, **changes: Any) -> PairLoader:
         train = DEFAULTS["train"] | {"batch": 8, "mixture": {"emoji": 1, "scenes": 1}} | changes
         tower = TowerParams.model_validate(DEFAULTS["model"]["tower"] | {"image_size": 16, "patch_size": 8, "text_length": 6})
         machine = MachineParams.model_validate(DEFAULTS["machine"] | {"workers": workers, "cache_mb": cache_mb})
-        loaders.append(PairLoader(Prepared(root), tower, TrainParams.model_validate(train), machine, pins))
+        loaders.append(PairLoader(Prepared(root), tower, TrainParams.model_validate(train), machine, pins, world))
         return loaders[-1]
 
     yield build
@@ -64,6 +65,22 @@ def assert_equal(ours: list[PairBatch], theirs: list[PairBatch]) -> None:
         assert torch.equal(a.images_BCHW, b.images_BCHW)
         assert torch.equal(a.ids_N, b.ids_N)
         assert torch.equal(a.lengths_B, b.lengths_B)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_very_batches_of_one_process_and_go_on_from_its_state(open_loader: Loader, ranks: int) -> None:
+    whole = open_loader()
+    wanted = [batch.split(8 // ranks) for batch in take(whole, 4)]
+    state = None
+    for rank in range(ranks):
+        loader = open_loader(world=World(rank, ranks))
+        assert_equal(take(loader, 2), [parts[rank] for parts in wanted[:2]])
+        state = json.loads(json.dumps(loader.state_dict()))
+    for rank in range(ranks):
+        loader = open_loader(world=World(rank, ranks))
+        loader.load_state_dict(state)
+        assert_equal(take(loader, 2), [parts[rank] for parts in wanted[2:]])
+        assert loader.state_dict() == whole.state_dict()
 
 
 def test_a_batch_is_what_the_contract_says(open_loader: Loader, rows: list[dict[str, Any]]) -> None:

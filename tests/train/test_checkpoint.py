@@ -144,6 +144,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
         (tmp_path / left).mkdir()
         (tmp_path / left / "tensors.safetensors").write_bytes(b"half")
     checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.clean()
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000010"]
     with pytest.raises(UserError, match=r"step-000000013 is damaged"):
         checkpoints.read(13)

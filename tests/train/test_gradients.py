@@ -17,7 +17,7 @@ from stepkit import GROUP, PAIRS, STEP, Same, pairs, task
 from limoe.config import AUX_TERMS, Params
 from limoe.errors import UserError
 from limoe.model.router import ROUTERS
-from limoe.train.gradients import Gradients, smaller_part
+from limoe.train.gradients import Gradients, largest_part
 from limoe.train.loop import Trainer
 from limoe.train.meter import count
 from limoe.train.outcome import timing
@@ -198,11 +198,13 @@ def test_only_auto_tries_again_and_only_for_want_of_memory(micro_batch, error):
     assert len(tried) == 1
 
 
-def test_halves_of_odd_batches_by_hand():
-    assert smaller_part(pairs=24, batch=24, group=4) == 12
-    assert smaller_part(pairs=12, batch=24, group=4) == 4  # 6 is no multiple of 4, 5 groups do not divide the batch
-    assert smaller_part(pairs=4, batch=24, group=4) is None
-    assert smaller_part(pairs=7, batch=7, group=1) == 1
+def test_parts_of_odd_batches_by_hand():
+    assert largest_part(most=12, batch=24, group=4) == 12
+    assert largest_part(most=6, batch=24, group=4) == 4
+    assert largest_part(most=11, batch=24, group=4) == 8  # 10 is no multiple of 4
+    assert largest_part(most=100, batch=24, group=4) == 24
+    assert largest_part(most=2, batch=24, group=4) is None
+    assert largest_part(most=3, batch=7, group=1) == 1
 
 
 @pytest.mark.parametrize(
