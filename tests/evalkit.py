@@ -85,11 +85,11 @@ def unit(x_ND: Tensor) -> Tensor:
 
 
 def slow_ranks(scores: np.ndarray, positives: Sequence[set[int]]) -> list[int]:
-    """For each row: how many candidates outside its positives score at least as high as the best of them."""
+    """For each row: how many candidates outside its positives score at least as high (but for rounding) as the best of them."""
     found = []
     for row, mine in zip(scores, positives, strict=True):
         best = max(row[column] for column in mine)
-        found.append(sum(1 for column, score in enumerate(row) if column not in mine and score >= best))
+        found.append(sum(1 for column, score in enumerate(row) if column not in mine and score >= best - 1e-6))
     return found
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,27 +48,32 @@ def _timm_lines(file: str) -> list[str]:
     return (Path(found.origin).parent / "data" / "_info" / file).read_text(encoding="utf-8").splitlines()
 
 
+def _open_clip() -> ModuleType:
+    try:
+        import open_clip
+    except ImportError:
+        raise UserError("ImageNet's class names and prompts need the package open_clip_torch; install it") from None
+    found: ModuleType = open_clip
+    return found
+
+
 @cache
 def names() -> Mapping[str, str]:
     """wnid -> open_clip's name, in the order of the labels. UserError if the two packages' orders differ."""
-    import open_clip
-
-    check_order(open_clip.IMAGENET_CLASSNAMES, wnids(), lemmas())
+    told = _open_clip().IMAGENET_CLASSNAMES
+    check_order(told, wnids(), lemmas())
     for subset in SUBSETS[1:]:
         if unknown := sorted(set(wnids(subset)) - set(wnids())):
             raise UserError(f"timm's list of {subset} has {unknown[0]}, which its list of ImageNet lacks; {ADVICE}")
-    return dict(zip(wnids(), open_clip.IMAGENET_CLASSNAMES, strict=True))
+    return dict(zip(wnids(), told, strict=True))
 
 
 @cache
 def prompts() -> Mapping[str, tuple[str, ...]]:
     """CLIP's ensemble of 80 templates as `""`, its `best-7`, and a `single` one."""
-    import open_clip
-
-    full, best = (
-        tuple(fill("{}") for fill in templates)
-        for templates in (open_clip.OPENAI_IMAGENET_TEMPLATES, open_clip.SIMPLE_IMAGENET_TEMPLATES)
-    )
+    told = _open_clip()
+    full = tuple(fill("{}") for fill in told.OPENAI_IMAGENET_TEMPLATES)
+    best = tuple(fill("{}") for fill in told.SIMPLE_IMAGENET_TEMPLATES)
     if (len(set(full)), len(set(best))) != (80, 7) or not {*best, SINGLE} <= set(full):
         raise UserError(f"open_clip's {len(full)} and {len(best)} templates are not CLIP's 80 and 7; {ADVICE}")
     return {"": full, "best-7": best, "single": (SINGLE,)}

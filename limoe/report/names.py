@@ -85,4 +85,4 @@ WORDS = {
 
 def describe_set(name: str) -> str:
     """What a set is; a split of a source that this page does not know keeps its name."""
-    return SETS.get(name, "A split of the prepared set.")
+    return SETS.get(name, "A split of the prepared set, or one of `evaluate.sets`.")

@@ -1,12 +1,18 @@
 """ImageNet's classes: the packages' lists against each other, and every layout that people have the pictures in."""
 
+import sys
+
 import numpy as np
+import open_clip
 import pytest
+import torch
+from evalkit import PIXELS, TableModel
 from layoutkit import devkit, flat, folders, opened, parquet, picture, put, tar, told
 
-from limoe.config import EvaluateParams
+from limoe.data.tokenizer import fold
 from limoe.errors import UserError
 from limoe.evals import imagenet
+from limoe.evals.encoder import Encoder
 from limoe.evals.suite import evaluators
 
 WNIDS = imagenet.wnids()
@@ -153,11 +159,44 @@ def test_a_flat_folder_that_does_not_fit_its_truth_is_told(tmp_path):
     refused("no list of classes that can be read", tmp_path, labels="gone.txt")
 
 
-def test_the_sample_of_real_photos(project, params: EvaluateParams):
+def test_a_machine_without_open_clip_is_told_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(UserError, match="need the package open_clip_torch; install it"):
+        imagenet.prompts.__wrapped__()
+
+
+@pytest.fixture
+def photos(project):
     root = project.parent / "shared" / "data"
     if not (root / "imagenet-sample").is_dir():
         pytest.skip("../shared/data/imagenet-sample is not here")
-    data = opened(root, "imagenet", "imagenet-sample")
-    assert data.labels == WNIDS
-    assert data.keys[0] == "n01440764/n01440764_0.JPEG"
-    assert data.images.read(0, 1)[0][:2] == b"\xff\xd8"
+    return root
+
+
+def test_a_model_that_knows_every_real_photo_misses_the_two_names_of_two_classes_alone(photos, params):
+    """A model that embeds the photo of the n-th folder like the n-th of open_clip's names: were one name a class further on, it
+    would miss them all. `missile` and `sunglasses` stand for two classes each, and a tie is a miss."""
+    data = opened(photos, "imagenet", "imagenet-sample")
+    folders = sorted(path for path in (photos / "imagenet-sample" / "val").iterdir())
+    place = {next(folder.iterdir()).read_bytes(): number for number, folder in enumerate(folders)}
+    classes = open_clip.IMAGENET_CLASSNAMES
+    texts = {fold(fill(name)): classes.index(name) for name in classes for fill in open_clip.OPENAI_IMAGENET_TEMPLATES}
+    vectors = torch.randn(1000, 64, generator=torch.Generator().manual_seed(0))
+    model = Encoder(
+        TableModel(vectors, vectors),
+        lambda prompts: torch.tensor([[texts[prompt]] for prompt in prompts]),
+        lambda image: torch.full(PIXELS, float(place[image])),
+        batch=4096,
+    )
+    outcomes = [one.run(model) for one in evaluators(data, params.evaluate)]
+    assert [outcome.set for outcome in outcomes] == ["mine", "mine/best-7", "mine/single"]
+    for outcome in outcomes:
+        assert {score.metric: score.value for score in outcome.scores()}["top1"] == 0.996
+        assert [one.name for one in outcome.worst] == ["missile", "missile", "sunglasses", "sunglasses"]
+
+
+def test_flickr8k_in_tars_is_one_split_with_five_captions_a_photo(photos):
+    data = opened(photos, "webdataset", "flickr8k", split="test")
+    assert len(data) == 1000
+    assert {len(captions) for captions in data.captions} == {5}
+    assert data.images.read(999, 1)[0][:2] == b"\xff\xd8"
