@@ -66,16 +66,18 @@ def _imagenet(name: str, params: EvalSetParams, project: Path) -> EvalSet:
 
 
 def _open_layout(params: EvalSetParams, project: Path) -> Layout:
-    """By kind; ImageNet's layout is found out."""
+    """By kind; ImageNet's layout is found out, in its validation folder if there is one: archives may lie beside it."""
     root = project / params.path
+    if params.kind == "imagenet":
+        root = next((root / folder for folder in VALIDATION if (root / folder).is_dir()), root)
+    if params.labels:
+        return flat_folder(root, project / params.labels)
     if params.kind == "parquet" or (params.kind == "imagenet" and _holds(root, ".parquet")):
         return parquet(root, params.split)
     if params.kind == "webdataset" or (params.kind == "imagenet" and _holds(root, ".tar")):
         return webdataset(root, params.split)
-    if params.kind == "imagenet":
-        root = next((root / folder for folder in VALIDATION if (root / folder).is_dir()), root)
-        if pictures_in(root) and (params.labels or not subfolders(root)):
-            return flat_folder(root, project / params.labels if params.labels else None)
+    if params.kind == "imagenet" and pictures_in(root) and not subfolders(root):
+        return flat_folder(root, None)
     return class_folders(root)
 
 

@@ -115,8 +115,9 @@ class ParquetColumn:
 
     def __init__(self, paths: Sequence[Path], column: str) -> None:
         self._column = column
-        self._groups = [(path, group) for path in paths for group in range(pq.read_metadata(path).num_row_groups)]
-        rows = [pq.read_metadata(path).row_group(group).num_rows for path, group in self._groups]
+        told = [(path, pq.read_metadata(path)) for path in paths]
+        self._groups = [(path, group) for path, metadata in told for group in range(metadata.num_row_groups)]
+        rows = [metadata.row_group(group).num_rows for _, metadata in told for group in range(metadata.num_row_groups)]
         self._starts: list[int] = [0, *accumulate(rows)]
         self._held: tuple[int, list[bytes]] = (-1, [])
 

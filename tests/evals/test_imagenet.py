@@ -52,6 +52,7 @@ def test_a_name_too_few_is_noticed():
 
 def test_class_folders_are_scored_with_three_ensembles_among_all_names(tmp_path, params):
     folders(tmp_path / "set" / "val", WNIDS)
+    (tmp_path / "set" / "ILSVRC2012_img_val.tar").write_bytes(b"what it was unpacked from")
     data = opened(tmp_path, "imagenet")
     assert told(data) == list(enumerate(WNIDS))
     assert list(data.classes.items())[:2] == [("n01440764", ("tench",)), ("n01443537", ("goldfish",))]
