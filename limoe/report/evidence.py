@@ -26,7 +26,7 @@ SCORED_ON = {"data": "prepared sets", "sets": "sets of evaluate.sets", "evaluate
 class Evidence:
     """One contestant. scores: by (set, metric), with n. averaged: those of its averaged weights, none without `train.ema`.
     items: by (set, metric). curve: rows of metrics.jsonl. routing: rows of routing.parquet, none for a model without experts.
-    settings: params.json. provenance: what the scores belong to."""
+    settings: params.json. rollbacks: those of health.json. provenance: what the scores belong to."""
 
     name: Contestant
     scores: dict[tuple[str, str], tuple[float, int]]
@@ -35,6 +35,7 @@ class Evidence:
     provenance: dict[str, Any]
     cost: dict[str, float]
     settings: dict[str, Any]
+    rollbacks: list[dict[str, Any]]
     curve: list[dict[str, Any]]
     routing: pa.Table
 
@@ -101,6 +102,7 @@ def _load(paths: Paths, name: Contestant) -> Evidence:
         provenance=read_json(evaluated / "provenance.json"),
         cost=read_json(trained / "cost.json"),
         settings=read_json(trained / "params.json"),
+        rollbacks=read_json(trained / "health.json")["rollbacks"],
         curve=_json_lines(trained / "metrics.jsonl"),
         routing=_table(trained / "routing.parquet"),
     )

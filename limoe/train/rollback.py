@@ -35,9 +35,9 @@ class Rollback:
     def __str__(self) -> str:
         """For people.
 
-        >>> str(Rollback(120, 60, (Alarm("diverged", 120, "the loss is 9.10"),), 0.5, 0.001)).split("; ")
-        ['at step 120 back to the weights of step 60 (diverged: the loss is 9.10)',
-         "60 batches are left out, and the learning rate is 0.5 times the schedule's"]
+        >>> print(str(Rollback(120, 60, (Alarm("diverged", 120, "the loss is 9.10"),), 0.5, 0.001)).replace("; ", ";\n"))
+        at step 120 back to the weights of step 60 (diverged: the loss is 9.10);
+        60 batches are left out, and the learning rate is 0.5 times the schedule's
         """
         why = "; ".join(f"{alarm.name}: {alarm.evidence}" for alarm in self.alarms)
         return (
