@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from limoe.config import SHARED, Contestant
 from limoe.errors import UserError
 from limoe.evals.sets import Items
-from limoe.files import read_json, sha256_file
+from limoe.files import read_json
+from limoe.model.shards import weights_hash
 from limoe.paths import Paths
 
 SCORED_ON = {"data": "prepared sets", "sets": "sets of evaluate.sets", "evaluate": "evaluate settings"}
@@ -70,12 +71,12 @@ def load_evidence(paths: Paths, contestants: Sequence[Contestant]) -> list[Evide
 
 def _check_current(paths: Paths, one: Evidence) -> None:
     """UserError if the scores belong to other weights, or the weights to another prepared set, than those that lie there."""
-    weights = paths.model(one.name) / "model.safetensors"
-    if not weights.is_file():
-        raise UserError(f"{weights}: no such file; run `limoe train {one.name}` first")
-    averaged = paths.averaged(one.name) / "model.safetensors"
+    averaged = paths.averaged(one.name)
+    try:
+        there = [weights_hash(paths.model(one.name)), weights_hash(averaged) if averaged.is_dir() else None]
+    except UserError as error:
+        raise UserError(f"{error}; run `limoe train {one.name}` first") from None
     scored = read_json(paths.evaluate_averaged(one.name) / "provenance.json")["weights"] if one.averaged else None
-    there = [sha256_file(weights), sha256_file(averaged) if averaged.is_file() else None]
     if there != [one.provenance["weights"], scored]:
         raise UserError(
             f"{paths.evaluate(one.name)}: the weights that it scored are not those of {paths.train(one.name)}; "
