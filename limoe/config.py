@@ -279,10 +279,18 @@ class CheckpointParams(Section):
     keep: int = Field(ge=1)
 
 
+class RollbackParams(Section):
+    """How a training goes on from a checkpoint before an alarm (limoe/train/rollback.py)."""
+
+    lr_factor: float = Field(gt=0, le=1)
+    most: int = Field(ge=1)
+
+
 class HealthParams(Section):
     """What an alarm does, and when it is raised (limoe/train/health.py)."""
 
-    action: Literal["warn", "stop"]
+    action: Literal["warn", "stop", "rollback"]
+    rollback: RollbackParams
     window: int = Field(ge=1)
     grace: float = Field(ge=0, le=1)
     placed: float = Field(ge=0, le=1)

@@ -121,6 +121,18 @@ def spoilt_step(world: World, folder: Path) -> dict[str, Any]:
     return {"skipped": run.guard.skipped, "state": ended(run)}
 
 
+HEALTH = {"action": "rollback", "rollback": {"lr_factor": 0.5, "most": 1}, "window": 1, "grace": 0.0, "placed": 0.0}
+HEALTH |= {"effective": 0.0, "dead": 1.0, "chance": 1e3, "diverged": 1e3, "logit_scale": 100.0}
+
+
+def rolled_back(world: World, folder: Path) -> dict[str, Any]:
+    """The third and fourth step have a NaN on the last rank alone, which is one too many."""
+    loader = Parts(world, broken={2, 3})
+    run = trainer(world, folder, loader, steps=6, max_bad_steps=2, checkpoints=KEPT | {"keep": 1}, health=HEALTH)
+    run.run()
+    return {"done": [(rollback.step, rollback.to) for rollback in run.rollbacks.done], "state": ended(run)}
+
+
 def interrupted(world: World, folder: Path) -> dict[str, Any]:
     """The last rank alone gets SIGTERM, in its second step."""
     run = trainer(world, folder, Parts(world, signal_at=1), checkpoints=KEPT | {"every": 100})
@@ -159,5 +171,6 @@ def all_cases(world: World, folder: Path) -> dict[str, Any]:
         "from-1": three_steps(world, folder / f"1-to-{world.size}"),
         "from-2": three_steps(world, folder / f"2-to-{world.size}"),
         "spoilt": spoilt_step(world, folder / f"spoilt-{world.size}"),
+        "rolled back": rolled_back(world, folder / f"rolled-{world.size}"),
         "interrupted": interrupted(world, folder / f"interrupted-{world.size}"),
     }

@@ -102,6 +102,7 @@ def _plant_training(paths: Paths, name: str, params: Params) -> None:
     settings: dict[str, Any] = {"data": "d" * 64, "model": {"kind": name, "tower": tower, "clip": None}, "train": train}
     write_json(folder / "params.json", settings)
     write_json(folder / "metrics.json", {"contrastive": 1.0})
+    write_json(folder / "health.json", {"alarms": [], "rollbacks": []})
     rate = {"limoe": 200, "dense": 240, "clip": 300}[name]
     curve = [
         {"step": step, "contrastive": 5.5 * float(np.exp(-step / rate)) + 0.3, "loss": 1.0, "lr": 0.002}

@@ -22,9 +22,10 @@ from limoe.evals.store import Store, environment
 from limoe.evals.zeroshot import ZeroShot
 from limoe.files import read_json, sha256_file, sha256_json
 from limoe.model.io import load_model, read_config
+from limoe.model.shards import weights_hash
 from limoe.provenance import code_hash
 
-CONFIG, WEIGHTS, PREPROCESS = "config.json", "model.safetensors", "preprocess.json"
+CONFIG, PREPROCESS = "config.json", "preprocess.json"
 RETRIEVAL = ("i2t_r1", "t2i_r1")
 MOST_KEYS = 12
 
@@ -51,7 +52,7 @@ def provenance(prepared: Prepared, folder: Path, params: EvaluateParams, externa
     return {
         "data": prepared.hash,
         "sets": {data.name: data.hash for data in external},
-        "weights": sha256_file(folder / WEIGHTS),
+        "weights": weights_hash(folder),
         "tokenizer": tokenizer,
         "kind": config.kind,
         "evaluate": params.model_dump(mode="json"),
@@ -81,7 +82,7 @@ def open_encoder(
 
 def _model_key(folder: Path, batch: int, device: torch.device) -> str:
     """Sixteen hex digits that name all that an embedding's bits follow from but what is embedded."""
-    model = {name: sha256_file(folder / name) for name in (CONFIG, WEIGHTS, TOKENIZER, PREPROCESS)}
+    model = {name: sha256_file(folder / name) for name in (CONFIG, TOKENIZER, PREPROCESS)} | {"weights": weights_hash(folder)}
     code = [code_hash(module) for module in ("limoe.model.io", "limoe.data.transforms", "limoe.evals.encoder")]
     return sha256_json({"model": model, "code": code, "batch": batch, "environment": environment(device)})[:16]
 

@@ -1,4 +1,5 @@
-"""Building a model from its config, and the model directory: config.json, model.safetensors, tokenizer.json, preprocess.json."""
+"""Building a model from its config, and the model directory: config.json, model.safetensors (or its shards), tokenizer.json and
+preprocess.json."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from limoe.config import ClipParams, MoeParams, Section, TowerParams
 from limoe.errors import UserError
 from limoe.files import atomic_directory, read_json, write_bytes, write_json
 from limoe.model.clip import Clip
 from limoe.model.limoe import Limoe
+from limoe.model.shards import INDEX, SHARD_BYTES, WHOLE, divide, index, weight_files
 from limoe.paramsfile import explain
 
 
@@ -55,12 +57,24 @@ def build_model(config: ModelConfig) -> Model:
     return Limoe(config.tower, moe, config.vocab_size, config.init_scale, init_bias=config.init_bias)
 
 
-def save_model(folder: Path, config: ModelConfig, model: nn.Module, tokenizer: Path, preprocess: dict[str, Any]) -> None:
-    """Write a model directory, whole or not at all."""
+def save_model(
+    folder: Path,
+    config: ModelConfig,
+    model: nn.Module,
+    tokenizer: Path,
+    preprocess: dict[str, Any],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a model directory, whole or not at all. shard_bytes: of tensors in a file; larger weights are sharded."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+    files = divide(sizes, shard_bytes)
     with atomic_directory(folder) as temporary:
         write_json(temporary / "config.json", config.model_dump(mode="json"))
-        write_bytes(temporary / "model.safetensors", save(tensors))
+        for file in dict.fromkeys(files.values()):
+            write_bytes(temporary / file, save({name: tensor for name, tensor in tensors.items() if files[name] == file}))
+        if WHOLE not in files.values():
+            write_json(temporary / INDEX, index(files, sizes))
         write_json(temporary / "preprocess.json", preprocess)
         shutil.copyfile(tokenizer, temporary / "tokenizer.json")
 
@@ -77,13 +91,25 @@ def read_config(folder: Path) -> ModelConfig:
 def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
     """The model of a model directory, in evaluation mode; UserError if weights and config do not belong together."""
     model = build_model(read_config(folder))
-    path = folder / "model.safetensors"
+    files = weight_files(folder)
+    try:
+        model.load_state_dict({name: tensor for file in files for name, tensor in _tensors(folder / file, files[file]).items()})
+    except RuntimeError as error:
+        where = folder / (WHOLE if WHOLE in files else INDEX)
+        raise UserError(f"{where}: not the weights of the model that config.json describes ({_short(error)})") from None
+    return model.eval().to(device)
+
+
+def _tensors(path: Path, expected: set[str]) -> dict[str, Tensor]:
+    """What a file holds; UserError if it is no safetensors file, or holds other tensors than those expected, if any are."""
     try:
         tensors = load(path.read_bytes())
-        model.load_state_dict(tensors)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: not the weights of the model that config.json describes ({reason})") from None
-    return model.eval().to(device)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file ({_short(error)})") from None
+    if expected and tensors.keys() != expected:
+        raise UserError(f"{path}: it holds other tensors than {INDEX} says")
+    return tensors
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from limoe.config import SHARED, Contestant
 from limoe.errors import UserError
 from limoe.evals.sets import Items
-from limoe.files import read_json, sha256_file
+from limoe.files import read_json
+from limoe.model.shards import weights_hash
 from limoe.paths import Paths
 
 SCORED_ON = {"data": "prepared sets", "sets": "sets of evaluate.sets", "evaluate": "evaluate settings"}
@@ -26,7 +27,7 @@ SCORED_ON = {"data": "prepared sets", "sets": "sets of evaluate.sets", "evaluate
 class Evidence:
     """One contestant. scores: by (set, metric), with n. averaged: those of its averaged weights, none without `train.ema`.
     items: by (set, metric). curve: rows of metrics.jsonl. routing: rows of routing.parquet, none for a model without experts.
-    settings: params.json. provenance: what the scores belong to."""
+    settings: params.json. rollbacks: those of health.json. provenance: what the scores belong to."""
 
     name: Contestant
     scores: dict[tuple[str, str], tuple[float, int]]
@@ -35,6 +36,7 @@ class Evidence:
     provenance: dict[str, Any]
     cost: dict[str, float]
     settings: dict[str, Any]
+    rollbacks: list[dict[str, Any]]
     curve: list[dict[str, Any]]
     routing: pa.Table
 
@@ -69,12 +71,12 @@ def load_evidence(paths: Paths, contestants: Sequence[Contestant]) -> list[Evide
 
 def _check_current(paths: Paths, one: Evidence) -> None:
     """UserError if the scores belong to other weights, or the weights to another prepared set, than those that lie there."""
-    weights = paths.model(one.name) / "model.safetensors"
-    if not weights.is_file():
-        raise UserError(f"{weights}: no such file; run `limoe train {one.name}` first")
-    averaged = paths.averaged(one.name) / "model.safetensors"
+    averaged = paths.averaged(one.name)
+    try:
+        there = [weights_hash(paths.model(one.name)), weights_hash(averaged) if averaged.is_dir() else None]
+    except UserError as error:
+        raise UserError(f"{error}; run `limoe train {one.name}` first") from None
     scored = read_json(paths.evaluate_averaged(one.name) / "provenance.json")["weights"] if one.averaged else None
-    there = [sha256_file(weights), sha256_file(averaged) if averaged.is_file() else None]
     if there != [one.provenance["weights"], scored]:
         raise UserError(
             f"{paths.evaluate(one.name)}: the weights that it scored are not those of {paths.train(one.name)}; "
@@ -101,6 +103,7 @@ def _load(paths: Paths, name: Contestant) -> Evidence:
         provenance=read_json(evaluated / "provenance.json"),
         cost=read_json(trained / "cost.json"),
         settings=read_json(trained / "params.json"),
+        rollbacks=read_json(trained / "health.json")["rollbacks"],
         curve=_json_lines(trained / "metrics.jsonl"),
         routing=_table(trained / "routing.parquet"),
     )

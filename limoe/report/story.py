@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from limoe.config import CompareParams
 from limoe.report import figures, routing_figures, tables
@@ -33,7 +34,7 @@ def tell(
         _scores(evidence, measured),
         Section("paired-tests", "Paired tests", _tests(duels)),
         Section("price", "Cost", _price(evidence, timing)),
-        Section("training", "Training", [figures.curves(evidence)]),
+        Section("training", "Training", [figures.curves(evidence), *_rollbacks(evidence)]),
         *_routing(evidence),
         Section("published", "Published results", _published()),
         Section("repeat", "To repeat it", _repeat(evidence, params)),
@@ -53,7 +54,10 @@ def _cards(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Cards:
         scores = {(m.set, m.metric): m for m in measured if m.model == one.name}
         lines = [(percent(scores[key].value), f"{key[0]}, {METRICS[key[1]]}") for key in wanted if key in scores]
         size = f"{count(one.cost['params_active'])} of {count(one.cost['params_total'])}"
-        cards.append(Card(MODELS[one.name], one.name, WHAT_THEY_ARE[one.name], [*lines, (size, "parameters active for a token")]))
+        lines.append((size, "parameters active for a token"))
+        if one.rollbacks:
+            lines.append((str(len(one.rollbacks)), "rollbacks: see Training"))
+        cards.append(Card(MODELS[one.name], one.name, WHAT_THEY_ARE[one.name], lines))
     return Cards(cards)
 
 
@@ -94,6 +98,25 @@ def _price(evidence: Sequence[Evidence], timing: str) -> list[Block]:
         f"Step time and memory differ from run to run and machine to machine: [{timing}]({timing}), beside this file, has them."
     )
     return [tables.cost_table(evidence), Prose(note, "quiet")]
+
+
+def _rollbacks(evidence: Sequence[Evidence]) -> list[Block]:
+    told = [_rollback(one, rollback) for one in evidence for rollback in one.rollbacks]
+    if not told:
+        return []
+    text = (
+        "**Not all trainings ran through.** An alarm took some back to an earlier checkpoint, with a lower learning rate "
+        "(`train.health.action: rollback`): what was learnt in between is no part of their weights."
+    )
+    return [Prose(text), Bullets(told)]
+
+
+def _rollback(one: Evidence, rollback: dict[str, Any]) -> str:
+    why = "; ".join(f"{alarm['name']}: {alarm['evidence']}" for alarm in rollback["alarms"])
+    return (
+        f"{MODELS[one.name]}, at step {rollback['step']}: back to the weights of step {rollback['to']} ({why}); from there on "
+        f"{rollback['lr_factor']:g} times the schedule's learning rate."
+    )
 
 
 def _routing(evidence: Sequence[Evidence]) -> list[Section]:

@@ -35,6 +35,7 @@ from limoe.train.health import Alarm, Stopped
 from limoe.train.loop import Trainer
 from limoe.train.outcome import final_metrics, throughput, timing, timing_row, write_journals
 from limoe.train.progress import Progress
+from limoe.train.rollback import Rollback
 from limoe.train.saver import BAD_BATCHES
 from limoe.train.start import Start
 from limoe.train.step import ContrastiveTask
@@ -83,7 +84,7 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
                 write_json(out / "cost.json", costs)
                 if train.export == "best":
                     write_json(out / "export.json", {"step": trainer.best.chosen, "validation": trainer.best.figures})
-                write_json(out / "metrics.json", final_metrics(write_journals(out, trainer), train.steps))
+                write_json(out / "metrics.json", final_metrics(write_journals(out, trainer), train.steps, trainer.rollbacks))
             write_json(paths.timing(f"train-{contestant}"), figures | {"mlflow_run_id": tracker.run_id})
             tracker.log_artifact(paths.train(contestant), "train")
         if os.getppid() == parent:  # else whoever started this has died, will not know that it is done, and starts it again
@@ -110,7 +111,11 @@ def _fit(
             if trainer.stopping is None:  # else the error will say it
                 progress.alarm(alarm)
 
-        trainer.on_alarm = on_alarm
+        def on_rollback(rollback: Rollback) -> None:
+            tracker.set_tags({"rollbacks": "; ".join(map(str, trainer.rollbacks.done))})
+            progress.rollback(rollback)
+
+        trainer.on_alarm, trainer.on_rollback = on_alarm, on_rollback
         progress.start(trainer.step)
         try:
             trainer.run()

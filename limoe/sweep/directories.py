@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from limoe.config import Contestant, Params
+from limoe.errors import UserError
 from limoe.sweep.dimension import Value
 from limoe.sweep.outcome import FILE as OUTCOME
 from limoe.sweep.outcome import Outcome, read_outcome, write_outcome
@@ -33,6 +34,12 @@ class Directories:
     def __init__(
         self, folder: Path, space: Resolver, params: Params, contestant: Contestant, reports: int, data_hash: str
     ) -> None:
+        """UserError if trainings are to roll back: in a sweep, or an ablation, failures are results."""
+        if params.train_for(contestant).health.action == "rollback":
+            raise UserError(
+                "train.health.action = rollback is not allowed in a sweep or an ablation: it would hide failures, and trials "
+                f"would differ in how many steps count; set it to warn (here it is that of {contestant})"
+            )
         self._folder = folder / TRIALS
         self._space = space
         self._params = params

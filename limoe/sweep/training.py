@@ -1,8 +1,8 @@
 """A trial's training, in its own process: the parts of the train stage, with the objective measured on the way.
 
-Alarms do not stop a trial, whatever train.health.action says: how early a failure can be told is learnt from trajectories that
-run to their end. A divergence does: nothing comes after it. On a CPU batches are made only when they are asked for, so that a
-trial keeps no more cores busy than it has threads.
+Alarms neither stop a trial nor roll it back, whatever train.health.action says: how early a failure can be told is learnt from
+trajectories that run to their end. A divergence stops it: nothing comes after it. On a CPU batches are made only when they are
+asked for, so that a trial keeps no more cores busy than it has threads.
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ class Alarm:
 class Stopped(UserError):
     """A training that was ended by an alarm; the sentence says which, the evidence, and what usually helps."""
 
-    def __init__(self, alarm: Alarm) -> None:
-        helps = HELP[alarm.kind]
-        super().__init__(f"training stopped at step {alarm.step}: {alarm.name}: {alarm.evidence}; what usually helps: {helps}")
+    def __init__(self, alarm: Alarm, rollbacks: int = 0) -> None:
+        """rollbacks: how many there have been in vain."""
+        helps, after = HELP[alarm.kind], f" after {rollbacks} rollback{'s' * (rollbacks > 1)}" if rollbacks else ""
+        what = f"training stopped at step {alarm.step}{after}: {alarm.name}: {alarm.evidence}"
+        super().__init__(f"{what}; what usually helps: {helps}")
         self.alarm = alarm

@@ -45,6 +45,10 @@ class FiniteGuard:
                 bad.append({"step": step, "loss": str(loss), "gradient_norm": str(norm), "keys": list(keys)})  # JSON has no NaN
         return bad
 
+    def restart(self) -> None:
+        """The training has gone back to weights that were good. What was skipped stays counted."""
+        self.in_a_row, self.alarm = 0, None
+
     def state_dict(self) -> dict[str, Any]:
         """JSON-able, of the steps that were judged."""
         alarm = None if self.alarm is None else asdict(self.alarm)

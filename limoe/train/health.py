@@ -36,6 +36,8 @@ class Watch:
         self.alarms: list[Alarm] = []
         self._recent: list[dict[str, float]] = []
         self._lowest: float | None = None  # loss of all rows so far: a fresh network's may be far above that of guessing
+        self._since = 0  # the step from which the window has been filled
+        self._lost = 0  # steps that rollbacks took from the weights
 
     def see(self, row: Mapping[str, Any]) -> list[Alarm]:
         """The alarms that this row of metrics.jsonl raises: none before the window is full, and a name only once."""
@@ -45,24 +47,39 @@ class Watch:
         if "contrastive" in watched:
             self._lowest = min(watched["contrastive"], watched["contrastive"] if self._lowest is None else self._lowest)
         known = {alarm.name for alarm in self.alarms}
-        found = self._judge(step, _means(self._recent)) if step >= window else iter(())
+        settled = step - self._lost - window >= self.train.health.grace * self.train.steps
+        found = self._judge(step, settled) if step - self._since >= window else iter(())
         new = [alarm for alarm in found if alarm.name not in known]
         self.alarms += new
         return new
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the last row's window is full, and would raise no alarm if the grace were over."""
+        step = int(self._recent[-1]["step"]) if self._recent else self._since
+        return step - self._since >= self.train.health.window and next(self._judge(step, settled=True), None) is None
+
+    def restart(self, step: int, to: int) -> None:
+        """At the end of step `step` the training went back to the checkpoint of step `to`, as this watch has: the window begins
+        anew, and the grace lasts until the weights have had its steps."""
+        self._recent, self._since = [], step
+        self._lost += step - to
+
     def state_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {"recent": self._recent, "lowest": self._lowest, "alarms": [asdict(alarm) for alarm in self.alarms]}
+        alarms = [asdict(alarm) for alarm in self.alarms]
+        numbers = {"lowest": self._lowest, "since": self._since, "lost": self._lost}
+        return {"recent": self._recent, "alarms": alarms} | numbers
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self._recent, self._lowest = list(state["recent"]), state["lowest"]
+        self._since, self._lost = state["since"], state["lost"]
         self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
 
-    def _judge(self, step: int, means: Mapping[str, float]) -> Iterator[Alarm]:
-        """Causes before what follows from them."""
-        health = self.train.health
-        settled = step - health.window >= health.grace * self.train.steps
+    def _judge(self, step: int, settled: bool) -> Iterator[Alarm]:
+        """Causes before what follows from them. settled: whether the window lies behind the grace."""
+        health, means = self.train.health, _means(self._recent)
         loss, guess = means.get("contrastive", 0.0), guessing_loss(self.train.loss, self.train.batch)
         price = f"the {guess:.2f} that guessing among {self.train.batch} pairs costs"
         diverged = self._has_risen(health.diverged, guess)

@@ -31,12 +31,22 @@ from limoe.train.guard import FiniteGuard
 from limoe.train.health import MAX_SCALE, Alarm, Stopped, Watch
 from limoe.train.meter import RoutingMeter, routing_rows, routing_summary
 from limoe.train.optim import make_optimizer
+from limoe.train.rollback import Rollback, Rollbacks
 from limoe.train.saver import OptimizerState, Saver, Stateful
 from limoe.train.schedule import learning_rate
 from limoe.train.step import ContrastiveTask
 from limoe.train.throughput import Pace
 
-PARTS = ("loader", "gradients", "meter", "guard", "watch", "pace", "best")  # what has a state beside model and optimiser
+PARTS = (
+    "loader",
+    "gradients",
+    "meter",
+    "guard",
+    "watch",
+    "pace",
+    "best",
+    "rollbacks",
+)  # what has a state beside model and optimiser
 MAX_LOG_SCALE = math.log(MAX_SCALE)
 
 
@@ -56,7 +66,9 @@ class Trainer:
     """A training that lives in `folder` (checkpoints and three journals) and goes on from what it finds there.
 
     on_row is called with each new row of metrics; on_rows with those that a checkpoint has come to cover (see Saver). on_alarm is
-    called with each new alarm, after it has joined `alarms`. validate measures the model where train.export is best.
+    called with each new alarm, after it has joined `alarms`, and on_rollback with each rollback, after it has joined
+    `rollbacks.done`; after an interruption they may be called with the last ones again. validate measures the model where
+    train.export is best.
     """
 
     def __init__(
@@ -68,10 +80,11 @@ class Trainer:
         on_row: Callable[[dict[str, Any]], None],
         on_rows: Callable[[list[dict[str, Any]]], None],
         on_alarm: Callable[[Alarm], None] = lambda _: None,
+        on_rollback: Callable[[Rollback], None] = lambda _: None,
         validate: Validate | None = None,
     ) -> None:
         self.task, self.loader, self.train, self.world = task, loader, train, task.world
-        self.on_row, self.on_alarm = on_row, on_alarm
+        self.on_row, self.on_alarm, self.on_rollback = on_row, on_alarm, on_rollback
         self.model: nn.Module = task.model
         self.device = next(self.model.parameters()).device
         self.gradients = Gradients(task)
@@ -82,6 +95,7 @@ class Trainer:
         self.guard = FiniteGuard(train.max_bad_steps)
         self.watch = Watch(train, None if task.moe is None else task.moe.experts)
         self.best = Best(train, validate)
+        self.rollbacks = Rollbacks(train)
         self.reads_every_step = self.device.type == "cpu"  # a bad step is known at once where nothing runs behind the host's back
         self.pace = Pace(self.device)
         self.step = 0
@@ -94,12 +108,12 @@ class Trainer:
     @property
     def alarms(self) -> list[Alarm]:
         """All alarms so far, in the order in which they were raised."""
-        return self.watch.alarms + ([] if self.guard.alarm is None else [self.guard.alarm])
+        return [alarm for rollback in self.rollbacks.done for alarm in rollback.alarms] + self._standing
 
     @property
     def stopping(self) -> Alarm | None:
         """The alarm that ends this training: the guard's, or the first one of all if alarms are to stop it."""
-        return self.guard.alarm or (self.watch.alarms[0] if self.train.health.action == "stop" and self.watch.alarms else None)
+        return None if self.rollbacks.left else self._acting
 
     def resume(self) -> Self:
         """Go back to the newest undamaged checkpoint, or to the start if there is none."""
@@ -117,9 +131,11 @@ class Trainer:
         again = signal.SIG_DFL if self.world.size == 1 else signal.SIG_IGN  # torchrun may pass on what a rank has got already
         with self.saver, postponed(again) as request:
             self.pace.start(self.step)
+            if self.step == 0 and self.rollbacks.on:
+                self._save()  # what an alarm before the first checkpoint goes back to
             while self.step < last and self.stopping is None and not self._signal(request):
                 self._advance()
-                if self.saver.due(self.step) or self.stopping is not None:
+                if self.saver.due(self.step) or self._acting is not None:
                     self._save()
                 self.saver.poll()
             self.pace.lap(self.step)
@@ -131,7 +147,7 @@ class Trainer:
             where = f"step {self.step} of {self.train.steps} is saved; run it again, and it goes on from there"
             raise Interrupted(number, where)
         if self.stopping is not None:
-            raise Stopped(self.stopping)
+            raise Stopped(self.stopping, len(self.rollbacks.done))
 
     def choose_weights(self) -> None:
         """At the end: leave in the model what `train.export` names, and their averages as they were at that step.
@@ -139,7 +155,17 @@ class Trainer:
         UserError if the best checkpoint is damaged.
         """
         if self.train.export == "best":
-            self.saver.load_tensors(self.best.chosen, ("model",) if self.ema is None else ("model", "ema"))
+            self.saver.put_back(self.best.chosen, ("model",) if self.ema is None else ("model", "ema"))
+
+    @property
+    def _standing(self) -> list[Alarm]:
+        """The alarms since the last rollback."""
+        return self.watch.alarms + ([] if self.guard.alarm is None else [self.guard.alarm])
+
+    @property
+    def _acting(self) -> Alarm | None:
+        """The alarm that stops the training or rolls it back, if one does."""
+        return self.guard.alarm or (self.watch.alarms[0] if self.train.health.action != "warn" and self.watch.alarms else None)
 
     def _advance(self) -> None:
         figures = self.take_step(next(self.loader).to(self.device))
@@ -151,8 +177,18 @@ class Trainer:
     def _save(self) -> None:
         self._read({})
         self.pace.lap(self.step)
-        self.saver.save(self.step, self.best.needs)
+        if self._acting is not None and self.rollbacks.left:
+            self._roll_back()
+        self.saver.save(self.step, (*self.best.needs, *self.rollbacks.saving(self.step, self.watch.healthy)))
         self.pace.start(self.step)
+
+    def _roll_back(self) -> None:
+        rollback = self.rollbacks.add(self.step, self._standing)
+        self.saver.put_back(rollback.to, (*self.saver.tensors, "watch"))
+        self.watch.restart(rollback.step, rollback.to)
+        self.guard.restart()
+        self.meter.reset()
+        self.on_rollback(rollback)
 
     def _signal(self, request: Request) -> int:
         """The signal that some rank has got, 0 if none has."""
@@ -173,7 +209,7 @@ class Trainer:
         spoilt = self.guard.spoilt(result.total, norm, self.step + 1, batch.keys)
         before = self.norms.weights() if logged else None
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.train) * group["lr_scale"]
+            group["lr"] = self.rollbacks.lr_factor * learning_rate(self.step, self.train) * group["lr_scale"]
         self.optimizer.step(spoilt)
         self.task.adjust(_unless(spoilt, result.observed))
         self.meter.add(_unless(spoilt, result.counts))
@@ -202,21 +238,28 @@ class Trainer:
 
     def _log(self, figures: dict[str, float], counts: dict[int, Tensor]) -> None:
         self.pace.lap(self.step)
-        validation = self.best.measure(self.step)
-        self.pace.start(self.step)
         if self.guard.in_a_row:  # the step was skipped: nothing was updated
             figures = {name: value for name, value in figures.items() if not name.startswith("update/")}
-        figures |= {"lr": learning_rate(self.step - 1, self.train)} | validation
+        figures |= {"lr": self.rollbacks.lr_factor * learning_rate(self.step - 1, self.train)}
         row: dict[str, Any] = {"step": self.step, "time": self.saver.time_of(self.step), "skipped_steps": self.guard.skipped}
-        row |= {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no NaN; skipped_steps tells
-        row |= routing_summary(counts)
+        row |= {"rollbacks": len(self.rollbacks.done)} if self.rollbacks.on else {}
+        row |= _finite(figures) | routing_summary(counts)
+        raised = self.watch.see(row)
+        if self._acting is None or not self.rollbacks.left:  # else these weights are about to be given up
+            row |= _finite(self.best.measure(self.step))
+        self.pace.start(self.step)
         if self.world.is_main:
             self.metrics.append([row])
             self.routing.append(routing_rows(counts, self.step))
         self.meter.reset()
         self.on_row(row)
-        for alarm in self.watch.see(row):
+        for alarm in raised:
             self.on_alarm(alarm)
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float]:
+    """JSON has no NaN: what is missing, `skipped_steps` tells."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def _unless(spoilt: Tensor, sums: dict[int, Tensor]) -> dict[int, Tensor]:

@@ -89,9 +89,12 @@ def routing_rows(counts: dict[int, Tensor], step: int) -> list[dict[str, Any]]:
 
 def routing_summary(counts: dict[int, Tensor]) -> dict[str, float]:
     """Per layer and modality: share of choices placed, of tokens without any place, effective experts, gate confidence, RMS
-    router logit. Per layer: `dead_experts`, the share of experts that no token chose."""
+    router logit. Per layer: `dead_experts`, the share of experts that no token chose. Nothing of a layer that saw no
+    token, as all steps were skipped: that is no collapse."""
     summary: dict[str, float] = {}
     for layer, read in _read(counts):
+        if not read.tokens_M.any():
+            continue
         for m, name in enumerate(MODALITIES):
             prefix = f"block{layer}/{name}"
             mean_C = read.sums_MC[m] / read.tokens_M[m].clamp(min=1)

@@ -18,6 +18,7 @@ from limoe.config import TowerParams
 from limoe.files import atomic_file, write_bytes, write_json, write_text
 from limoe.train import plots
 from limoe.train.loop import Trainer
+from limoe.train.rollback import Rollbacks
 from limoe.train.saver import BAD_BATCHES
 from limoe.train.throughput import Throughput
 
@@ -38,27 +39,31 @@ ROUTING_SCHEMA = pa.schema(
 )
 
 
-def final_metrics(rows: list[dict[str, Any]], steps: int) -> dict[str, float]:
-    """At most 12 figures for `dvc metrics`: means over the last 50 steps; of routing figures the worst layer's."""
-    last = [row for row in rows if row["step"] > steps - LAST_STEPS] or rows[-1:]
+def final_metrics(rows: list[dict[str, Any]], steps: int, rollbacks: Rollbacks) -> dict[str, float]:
+    """At most 12 figures for `dvc metrics`: means over the last 50 steps; of routing figures the worst layer's. What steps taught
+    that a rollback covers is no part of the weights, and of no mean."""
+    standing = [row for row in rows if not any(rollback.covers(row["step"]) for rollback in rollbacks.done)]
+    last = [row for row in standing if row["step"] > steps - LAST_STEPS] or standing[-1:]
     known = {name: [row[name] for row in last if name in row] for name in SCALARS}  # a row of a skipped step lacks its losses
     metrics = {name: statistics.fmean(values) for name, values in known.items() if values}
     for figure in WORST_LAYER:
         layers = {name for row in last for name in row if name.endswith(f"/{figure}")}
         if layers:
             metrics[f"{figure}_min"] = min(statistics.fmean(row[name] for row in last if name in row) for name in layers)
+    metrics |= {"rollbacks": len(rollbacks.done)} if rollbacks.on else {}
     return metrics | {"skipped_steps": rows[-1]["skipped_steps"]}
 
 
 def write_journals(folder: Path, trainer: Trainer) -> list[dict[str, Any]]:
-    """Write metrics.jsonl (without times of day), routing.parquet, their plots and health.json (the alarms) into `folder`, and
-    bad_batches.jsonl if there were any; returns the rows of metrics."""
+    """Write metrics.jsonl (without times of day), routing.parquet, their plots and health.json (alarms and rollbacks) into
+    `folder`, and bad_batches.jsonl if there were any; returns the rows of metrics."""
     rows = [{name: value for name, value in row.items() if name != "time"} for row in trainer.metrics.rows()]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     routing = trainer.routing.rows()
     with atomic_file(folder / "routing.parquet") as handle:
         pq.write_table(pa.Table.from_pylist(routing, ROUTING_SCHEMA), handle)
-    write_json(folder / "health.json", {"alarms": [asdict(alarm) for alarm in trainer.alarms]})
+    rollbacks = [asdict(rollback) for rollback in trainer.rollbacks.done]
+    write_json(folder / "health.json", {"alarms": [asdict(alarm) for alarm in trainer.alarms], "rollbacks": rollbacks})
     if bad := trainer.bad_batches.path.read_bytes():
         write_bytes(folder / BAD_BATCHES, bad)
     write_bytes(folder / "plots" / "curves.png", plots.curves(rows))

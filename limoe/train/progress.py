@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from limoe.config import TrainParams
 from limoe.train.health import Alarm
+from limoe.train.rollback import Rollback
 
 LINES = 10
 
@@ -55,6 +56,10 @@ class Progress:
     def alarm(self, alarm: Alarm) -> None:
         """Say so in one line, above the bar."""
         self.say(f"warning: train {self._name}: {alarm.name} at step {alarm.step}: {alarm.evidence}; see docs/health.md")
+
+    def rollback(self, rollback: Rollback) -> None:
+        """Say so in one line, above the bar."""
+        self.say(f"rollback: train {self._name}: {rollback}; see docs/health.md")
 
     def say(self, line: str) -> None:
         """One line, above the bar."""

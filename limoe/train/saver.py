@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,7 @@ class Saver:
         if self.world.is_main:
             self._cut([0] * len(self._journals) if checkpoint is None else checkpoint.state["journals"])
         if checkpoint is not None:
-            self._load(checkpoint)
+            self._load(checkpoint, (*self.tensors, *self.parts))
             self.step, self._unsettled = checkpoint.step, True
         return self.step
 
@@ -124,11 +124,12 @@ class Saver:
             self._hand_out()
         self._unsettled = False
 
-    def load_tensors(self, step: int, parts: Sequence[str]) -> None:
-        """Put these parts' tensors back to what they were at the end of that step; UserError if its checkpoint is damaged."""
-        checkpoint = self.checkpoints.read(step)
-        for part in parts:
-            self.tensors[part].load_state_dict(_tensors_of(part, checkpoint))
+    def put_back(self, step: int, names: Iterable[str]) -> None:
+        """Put what has these names back to what it was at the end of that step; UserError if its checkpoint is damaged."""
+        self.checkpoints.wait()
+        self.world.most(0)  # it is written
+        self._load(self.checkpoints.read(step), names)
+        self.world.most(0)  # all have read it: it may go
 
     def time_of(self, step: int) -> int:
         """ms since 1970, for this step's row: for one that is computed again what it was before, as then it is the same row."""
@@ -164,11 +165,12 @@ class Saver:
             self.on_rows(rows)
         self._handed_out = end
 
-    def _load(self, checkpoint: Checkpoint) -> None:
-        for part, one in self.tensors.items():
-            one.load_state_dict(_tensors_of(part, checkpoint))
-        for name, one in self.parts.items():
-            one.load_state_dict(checkpoint.state[name])
+    def _load(self, checkpoint: Checkpoint, names: Iterable[str]) -> None:
+        for name in names:
+            if name in self.tensors:
+                self.tensors[name].load_state_dict(_tensors_of(name, checkpoint))
+            else:
+                self.parts[name].load_state_dict(checkpoint.state[name])
 
     def _sync(self) -> None:
         for journal in self._journals:

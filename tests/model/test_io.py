@@ -52,7 +52,7 @@ def test_weights_of_another_architecture_are_refused(folder):
 
 
 @pytest.mark.parametrize("how", PICKLERS)
-@pytest.mark.parametrize("name,sentence", [("model.safetensors", "not the weights"), ("config.json", "not valid JSON")])
+@pytest.mark.parametrize("name,sentence", [("model.safetensors", "not a safetensors file"), ("config.json", "not valid JSON")])
 def test_a_malicious_pickle_in_the_models_place_is_not_opened(folder, name, sentence, how):
     save_model(folder / "model", config("dense"), build_model(config("dense")), folder / "tokenizer.json", {})
     (folder / "model" / name).write_bytes(pickled(folder / "harm", how))

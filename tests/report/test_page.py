@@ -11,6 +11,7 @@ from evalkit import tiny_params
 from reportkit import only_validation, plant
 
 from limoe.config import CONTESTANTS
+from limoe.files import write_json
 from limoe.report import tables
 from limoe.report.document import Cards, Cell, Document, Figure, Fold, Prose, Section, Table, Terms
 from limoe.report.evidence import load_evidence
@@ -204,3 +205,21 @@ def test_a_browser_draws_every_figure_sorts_the_table_and_complains_of_nothing(p
     assert state["drawn"] == state["plots"] == 4
     assert state["up"] == sorted(state["up"]) == state["down"][::-1]
     assert state["wide"] == 0
+
+
+def test_a_training_that_was_rolled_back_is_marked(tmp_path, document):
+    assert "rollbacks: see" not in to_html(document)
+    paths = plant(tmp_path, PARAMS)
+    alarm = {"name": "diverged", "step": 240, "evidence": "the contrastive loss is 9.10"}
+    rollback = {"step": 240, "to": 100, "lr_factor": 0.5, "lr": 0.001, "alarms": [alarm]}
+    write_json(paths.train("clip") / "health.json", {"alarms": [alarm], "rollbacks": [rollback]})
+    marked = told(paths)
+    cards = {card.title: card for block in marked.lead if isinstance(block, Cards) for card in block.cards}
+    assert [title for title, card in cards.items() if ("1", "rollbacks: see Training") in card.lines] == ["CLIP"]
+    sentence = (
+        "CLIP, at step 240: back to the weights of step 100 (diverged: the contrastive loss is 9.10); from there on 0.5 times "
+        "the schedule's learning rate."
+    )
+    for written in (to_html(marked), to_markdown(marked, "report.html")):
+        assert sentence in written.replace("&#x27;", "'")
+        assert "Not all trainings ran through." in written

@@ -113,8 +113,8 @@ def test_scores_of_other_averaged_weights_are_refused(tmp_path, changed):
     paths = plant(tmp_path, PARAMS)
     plant_averaged(paths, "dense", 0.5)
     assert [bool(one.averaged) for one in load_evidence(paths, CONTESTANTS)] == [False, True, False]
-    weights = paths.averaged("dense") / "model.safetensors"
-    weights.write_bytes(b"trained again") if changed else weights.unlink()
+    averaged = paths.averaged("dense")
+    (averaged / changed).write_bytes(b"trained again") if changed else shutil.rmtree(averaged)
     with pytest.raises(UserError, match=r"runs/evaluate/dense: .*run `limoe evaluate dense`"):
         load_evidence(paths, CONTESTANTS)
 

@@ -245,6 +245,30 @@ def test_the_tracker_gets_the_alarms_and_the_bad_batches(paths, monkeypatch):
     assert Remembering.files == [("dense", "train"), ("bad_batches.jsonl", "train")]
 
 
+def test_a_training_that_rolls_back_says_so_everywhere(paths, monkeypatch, capsys):
+    class Remembering(Tracker):
+        tags, rows = {}, []
+
+        def set_tags(self, tags):
+            self.tags.update(tags)
+
+        def log_rows(self, rows):
+            self.rows.extend(rows)
+
+    monkeypatch.setattr(train, "open_tracker", lambda *_: Remembering())
+    train.run(recipe(*HASTY, "train.health.action=rollback"), paths, "dense")
+    written = json.loads((paths.train("dense") / "health.json").read_text())
+    (rollback,) = written["rollbacks"]
+    assert (rollback["step"], rollback["to"], rollback["lr_factor"]) == (10, 0, 0.5)
+    assert json.loads((paths.train("dense") / "metrics.json").read_text())["rollbacks"] == 1
+    assert [row["rollbacks"] for row in Remembering.rows if "rollbacks" in row] == [0, 0, 0, 0, 0, 1]
+    told = (
+        f"at step 10 back to the weights of step 0 (loss-at-chance: {written['alarms'][0]['evidence']}); 10 batches are left out"
+    )
+    assert Remembering.tags["rollbacks"].startswith(told)
+    assert f"rollback: train dense: {told}, and the learning rate is 0.5 times" in capsys.readouterr().out
+
+
 def test_the_keys_of_bad_batches_are_among_the_outs(paths):
     with pytest.raises(Stopped, match=r"diverged: .* not finite for 3 steps in a row"):
         train.run(recipe("train.lr=1.0e30", "train.max_bad_steps=3"), paths, "limoe")

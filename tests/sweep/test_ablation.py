@@ -302,3 +302,10 @@ def test_taus_ask_for_ever_more_experts(params):
         assert len(taus) == 3
         assert all(first < second for first, second in pairwise(taus))
         assert max(taus) <= math.log(params.model.moe.experts)
+
+
+def test_trainings_that_would_roll_back_are_refused(tmp_path, params):
+    health = params.train.health.model_copy(update={"action": "rollback"})
+    rolling = params.model_copy(update={"train": params.train.model_copy(update={"health": health})})
+    with pytest.raises(UserError, match=r"train\.health\.action = rollback is not allowed in a sweep or an ablation"):
+        Ablation(AblationSettings(), rolling, Paths(tmp_path), HASH)

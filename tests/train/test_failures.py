@@ -174,3 +174,11 @@ def test_a_gradient_that_is_not_finite_skips_the_step_though_the_loss_is(tmp_pat
     (row,) = run.metrics.rows()
     assert row["skipped_steps"] == 1
     assert not [name for name in row if name.startswith("update/")]
+
+
+def test_rows_of_skipped_steps_tell_of_no_collapse(tmp_path):
+    run = training(tmp_path, loader=Spoilt(set(range(30, 40))), max_bad_steps=20)  # two rows, and a whole window
+    run.run()
+    assert run.alarms == []
+    rows = {row["step"]: "block1/text_placed" in row for row in run.metrics.rows()}
+    assert [step for step, told in rows.items() if not told] == [35, 40]

@@ -18,6 +18,7 @@ from limoe.train.meter import count, routing_summary
 
 LIMITS = {
     "action": "warn",
+    "rollback": {"lr_factor": 0.5, "most": 3},
     "window": 20,
     "grace": 0.5,
     "placed": 0.25,

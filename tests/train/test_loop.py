@@ -22,6 +22,7 @@ from limoe.train import checkpoint
 from limoe.train.loop import MAX_LOG_SCALE, Trainer
 from limoe.train.optim import optimizer_tensors
 from limoe.train.outcome import final_metrics, timing, write_journals
+from limoe.train.rollback import Rollbacks
 from limoe.train.step import ContrastiveTask
 from limoe.train.throughput import Throughput
 
@@ -464,7 +465,7 @@ def test_final_metrics_are_means_of_the_last_fifty_steps():
         {"step": step, "loss": float(step), "block1/text_placed": 0.9, "block3/text_placed": 0.5, "skipped_steps": 0}
         for step in range(10, 110, 10)
     ]
-    metrics = final_metrics(rows, 100)
+    metrics = final_metrics(rows, 100, Rollbacks(PARAMS.train))
     assert metrics == {
         "loss": pytest.approx((60 + 70 + 80 + 90 + 100) / 5),
         "text_placed_min": pytest.approx(0.5),
@@ -474,7 +475,7 @@ def test_final_metrics_are_means_of_the_last_fifty_steps():
 
 def test_a_skipped_step_on_a_logged_row_hides_no_figure():
     rows = [{"step": step, "loss": 2.0, "skipped_steps": 0} for step in (10, 20)] + [{"step": 30, "skipped_steps": 1}]
-    assert final_metrics(rows, 30) == {"loss": 2.0, "skipped_steps": 1}
+    assert final_metrics(rows, 30, Rollbacks(PARAMS.train)) == {"loss": 2.0, "skipped_steps": 1}
 
 
 def test_journals_leave_no_time_of_day(tmp_path):
@@ -484,5 +485,5 @@ def test_journals_leave_no_time_of_day(tmp_path):
     rows = write_journals(tmp_path / "out", run)
     assert rows == without_times(run)
     assert [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()] == rows
-    assert len(final_metrics(rows, 9)) <= 12
+    assert len(final_metrics(rows, 9, run.rollbacks)) <= 12
     assert timing(run, Throughput(1.0, 2.0, 3.0))["steps"] == 9

@@ -114,6 +114,12 @@ def test_a_step_that_one_rank_spoils_is_left_out_by_all_and_its_whole_batch_is_n
         assert bad["keys"] == [f"pair{i}" for i in range(PAIRS)]
 
 
+def test_what_breaks_one_rank_takes_all_back_to_the_same_checkpoint(alone, ranks):
+    for found in (alone, *ranks):
+        assert found["rolled back"]["done"] == [(4, 3)]
+        assert_equal(found["rolled back"]["state"], alone["rolled back"]["state"], **STATE)
+
+
 def test_a_signal_to_one_rank_ends_all_at_the_same_saved_step(folder, ranks):
     for found in ranks:
         assert found["interrupted"] == {"code": 143, "step": 2}
