@@ -39,7 +39,7 @@ def loss_of_sums(sums_PLC: Tensor, moe: MoeParams, world: World = ALONE) -> tupl
     rank's parts: this rank's shares, which add up to the whole over the ranks of `world`."""
     active = moe.aux_weights.active()
     if not active or moe.aux_coefficient == 0:
-        return sums_PLC.new_zeros(()), {}
+        return 0 * sums_PLC.sum(), {}
     widths = [2, *(_width(name, moe) for name in active)]
     counts_L2, *sums = torch.split(world.total(sums_PLC.sum(0)), widths, dim=1)
     counts = {"text": counts_L2[:, :1], "image": counts_L2[:, 1:], "all": counts_L2.sum(1, keepdim=True)}
