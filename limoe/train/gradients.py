@@ -28,6 +28,7 @@ from torch import Tensor
 from limoe.model.limoe import Output
 from limoe.model.tokens import PairBatch
 from limoe.train.meter import count
+from limoe.train.shards import Shards
 from limoe.train.step import ContrastiveTask
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Gradients:
 
     def __init__(self, task: ContrastiveTask) -> None:
         self.task, self.world = task, task.world
+        self.shards = Shards(task.model, task.mesh)
         self.auto = task.train.micro_batch == "auto"
         self.pairs = task.train.micro_batch if isinstance(task.train.micro_batch, int) else None
         self._group = 1 if task.moe is None else task.moe.group_pairs
@@ -138,8 +140,7 @@ class Gradients:
         """Add up all that is a rank's share, gradients included."""
         learnt = self.task.report()  # no share: every rank has it
         figures = [*result.terms.values(), *(value for name, value in result.report.items() if name not in learnt)]
-        gradients = [p.grad for p in self.task.model.parameters() if p.grad is not None]
-        self.world.sum_([*gradients, *figures, *result.observed.values(), *result.counts.values()])
+        self.shards.sum_gradients([*figures, *result.observed.values(), *result.counts.values()])
         return result
 
     @contextmanager

@@ -14,11 +14,12 @@ from limoe.losses.auxiliary import auxiliary_loss
 from limoe.losses.batchwide import batch_sums, loss_of_sums
 from limoe.losses.chunked import sigmoid_chunked, softmax_chunked
 from limoe.losses.contrastive import equal_captions, sigmoid_contrastive, softmax_contrastive
+from limoe.mesh import ONE_PROCESS, Mesh
 from limoe.model.io import Model
 from limoe.model.limoe import Limoe, Output
 from limoe.model.router import NoiseKey
 from limoe.model.tokens import PairBatch
-from limoe.world import ALONE, World
+from limoe.world import World
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,24 @@ class ContrastiveTask:
     """Contrastive training of any model of our protocol, with the auxiliary losses if it routes.
 
     train: names the seed of the router noise, and the contrastive loss; for the sigmoid loss the model needs a `logit_bias`
-    (ValueError). precision: of the tower. world: the ranks that share a batch. Losses, auxiliary reports and what is observed are
-    then a rank's shares: their sums over the ranks, and those of the gradients, are what one process would have.
+    (ValueError). precision: of the tower. mesh: of the ranks that share a batch. Losses, auxiliary reports and what is observed
+    are then a rank's shares: their sums over the ranks, and those of the gradients, are what one process would have.
     """
 
     model: Model
     moe: MoeParams | None
     train: TrainParams
     precision: torch.dtype
-    world: World = ALONE
+    mesh: Mesh = ONE_PROCESS
 
     def __post_init__(self) -> None:
         if self.train.loss == "sigmoid" and self.model.logit_bias is None:
             raise ValueError("train.loss = sigmoid needs a model with a logit_bias: build it with init_bias")
+
+    @property
+    def world(self) -> World:
+        """The ranks that share a batch."""
+        return self.mesh.everyone
 
     def __call__(self, batch: PairBatch, step: int) -> Objective:
         """The objective of a rank's batch at this step (which names the router noise)."""
