@@ -1,4 +1,4 @@
-"""Trainings whose experts are divided over ranks, for `rankkit.together`; with one owner they are not."""
+"""Trainings whose experts are divided over ranks, and whose dense weights may be, too; for `rankkit.together`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rankcases import KEPT, RECIPE, Parts, ended, part
 from stepkit import GROUP, STEP, pairs, task
 
 from limoe.mesh import Mesh
+from limoe.model.sharded import shard_encoder
 from limoe.train import adafactor
 from limoe.train.gradients import Gradients
 from limoe.train.loop import Trainer
@@ -29,8 +30,11 @@ OPTIMIZERS = ("adamw", "adafactor", "muon")
 
 
 def divided(world: World, owners: int, shape: dict[str, Any], **changes: Any) -> ContrastiveTask:
-    one = replace(task(shape=shape, **changes), mesh=Mesh.of(world, owners))
+    """owners: how many ranks divide the experts; if negative, the dense weights are sharded, too."""
+    one = replace(task(shape=shape, **changes), mesh=Mesh.of(world, abs(owners)))
     one.model.divide_experts(one.mesh.owners)
+    if owners < 0:
+        shard_encoder(one.model.encoder, world)
     return one
 
 
@@ -58,11 +62,17 @@ def trained(world: World, owners: int, folder: Path, optimizer: str, until: int 
     return ended(run)
 
 
+def optimizers(owners: int) -> tuple[str, ...]:
+    """Those that move parts of weights."""
+    return OPTIMIZERS if owners > 0 else ("adamw",)
+
+
 def all_cases(world: World, owners: int, folder: Path) -> dict[str, dict[str, Tensors]]:
-    """All of them, one after the other. The second half of the trainings goes on from a copy of what one process has begun."""
+    """All of them, one after the other, as the main rank has them. The second half of the trainings goes on from a copy of what one process has begun."""
     name = f"{world.size}-{owners}"
-    return {
+    found = {
         "steps": {step: one_step(world, owners, step) for step in STEPS},
-        "trained": {one: trained(world, owners, folder / f"{one}-{name}", one) for one in OPTIMIZERS},
-        "continued": {one: trained(world, owners, folder / f"begun-{one}-{name}", one) for one in OPTIMIZERS},
+        "trained": {one: trained(world, owners, folder / f"{one}-{name}", one) for one in optimizers(owners)},
+        "continued": {one: trained(world, owners, folder / f"begun-{one}-{name}", one) for one in optimizers(owners)},
     }
+    return found if world.is_main else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,9 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not any(part in name for part in EXPERT_ROWS)
 
 
-def norm_here(group: str, tensors: list[Tensor]) -> Tensor:  # noqa: ARG001 (where all groups are whole)
+def norm_here(group: str, tensors: Iterable[Tensor]) -> Tensor:  # noqa: ARG001 (where all groups are whole)
     """The norm of all these tensors, which belong to parameters of this group."""
-    return nn.utils.get_total_norm(tensors)
+    return nn.utils.get_total_norm([*tensors])
 
 
 class GroupNorms:
@@ -53,7 +53,7 @@ class GroupNorms:
     norm: of the whole of a group's tensors, of which only parts may be here.
     """
 
-    def __init__(self, model: nn.Module, norm: Callable[[str, list[Tensor]], Tensor] = norm_here) -> None:
+    def __init__(self, model: nn.Module, norm: Callable[[str, Iterable[Tensor]], Tensor] = norm_here) -> None:
         self._norm = norm
         self._groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
@@ -75,5 +75,5 @@ class GroupNorms:
         for g, group in self._groups.items():
             for old, new in zip(before[g], group, strict=True):
                 old.sub_(new)
-            ratios[f"update/{g}"] = self._norm(g, before[g]) / self._norm(g, [*group])
+            ratios[f"update/{g}"] = self._norm(g, before[g]) / self._norm(g, group)
         return ratios
