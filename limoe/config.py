@@ -182,6 +182,7 @@ class MoeParams(Section):
     kernel: Literal["auto", "loop", "slots", "streamed", "grouped"]
     aux_coefficient: float = Field(ge=0)
     aux_rule: Literal["average", "fixed"]
+    aux_scope: Literal["group", "global"]
     aux_weights: AuxWeights
     tau_text: float | Literal["balance"] | None
     tau_image: float | Literal["balance"] | None

@@ -46,6 +46,11 @@ class World:
         gathered: Tensor = x_RV if self.size == 1 else _Gather.apply(x_RV, self)
         return gathered
 
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over the ranks, which have the same shape. A rank's gradient is the sum of all ranks' with respect to it."""
+        total: Tensor = x if self.size == 1 else _Total.apply(x, self)
+        return total
+
     @torch.no_grad()
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over the ranks, which have the same shapes; all ranks get the same bits."""
@@ -128,6 +133,24 @@ class _Gather(torch.autograd.Function):
         grad_RV = torch.empty_like(pieces[0])
         dist.reduce_scatter(grad_RV, pieces, group=ctx.world.group)
         return grad_RV, None
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        return _summed(x, world)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _summed(grad, ctx.world), None
+
+
+def _summed(x: Tensor, world: World) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    world.sum_([x])
+    return x
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -218,8 +218,8 @@ MUTANTS = (
     Mutant(
         "auxiliary loss counted once per micro-batch",
         "limoe/train/gradients.py",
-        "self.task.auxiliary(output, total)",
-        "self.task.auxiliary(output)",
+        "self.task.over_groups(output, total)",
+        "self.task.over_groups(output, len(part))",
         GRADIENTS,
     ),
     Mutant(

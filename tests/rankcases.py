@@ -14,6 +14,7 @@ from stepkit import GROUP, PAIRS, STEP, pairs, task
 
 from limoe import world as module
 from limoe.interrupt import Interrupted
+from limoe.mesh import Mesh
 from limoe.model.tokens import PairBatch
 from limoe.train.gradients import Gradients
 from limoe.train.loop import Trainer
@@ -61,7 +62,7 @@ def part(world: World, whole: PairBatch) -> PairBatch:
 def one_step(world: World, name: str) -> dict[str, torch.Tensor]:
     """All that a step of this name comes to: losses, reports, sums of counts, gradients."""
     shape, changes = STEPS[name]
-    one = replace(task(shape=shape, **changes), world=world)
+    one = replace(task(shape=shape, **changes), mesh=Mesh.of(world, 1))
     result = Gradients(one)(part(world, pairs()), STEP)
     found = {f"{name}/{key}": value for name, values in vars(result).items() for key, value in values.items()}
     found |= {f"gradient/{key}": p.grad for key, p in one.model.named_parameters() if p.grad is not None}
@@ -97,7 +98,7 @@ KEPT = {"every": 1, "minutes": None, "keep": 3}
 
 def trainer(world: World, folder: Path, loader: Parts | None = None, **changes: Any) -> Trainer:
     """A training of three steps, whose gradients are clipped and whose loss-free router moves; where it left off."""
-    one = replace(task(shape={"router": "loss-free"}, **RECIPE | {"checkpoints": KEPT} | changes), world=world)
+    one = replace(task(shape={"router": "loss-free"}, **RECIPE | {"checkpoints": KEPT} | changes), mesh=Mesh.of(world, 1))
     return Trainer(one, loader or Parts(world), one.train, folder, lambda _: None, lambda _: None).resume()
 
 
@@ -145,7 +146,7 @@ def interrupted(world: World, folder: Path) -> dict[str, Any]:
 
 def short_of_memory(world: World) -> dict[str, torch.Tensor]:
     """With `auto` the last rank finds room for two pairs at a time; the others have enough."""
-    one = replace(task(shape={"k": 2}, micro_batch="auto"), world=world)
+    one = replace(task(shape={"k": 2}, micro_batch="auto"), mesh=Mesh.of(world, 1))
 
     def hook(_: object, args: tuple[PairBatch, ...], output: Any) -> None:
         if world.rank == world.size - 1 and len(args[0]) > GROUP and output.image_BV.requires_grad:

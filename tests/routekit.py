@@ -1,4 +1,5 @@
-"""Small random sparse layers for property tests: what hypothesis draws, the layer of it, and its slow twin.
+"""Random decisions and experts; small random sparse layers for property tests: what hypothesis draws, the layer of it, and its
+slow twin.
 
 Axes: T rows, D width, E experts, K choices, M modalities.
 """
@@ -16,14 +17,36 @@ from modelkit import moe
 from torch import Tensor
 
 from limoe.model.encoder import MoeMlp
+from limoe.model.experts import Experts
 from limoe.model.router import Draws, NoiseKey, Router, Routing
 from limoe.model.tokens import Layout
 
 CPU = torch.device("cpu")
+KERNELS = {"loop": torch.float64, "slots": torch.float64, "streamed": torch.float64, "grouped": torch.float32}
 WIDTH, HIDDEN, LAYER = 8, 16, 3
 PRIORITIES = ("bpr", "first-come", "shuffled", "image-first", "text-first")
 ROUTERS = tuple((router, order) for router in ("top-k", "loss-free") for order in PRIORITIES)  # where the order is a choice
 ROUTERS += (("expert-choice", "bpr"), ("uniform", "bpr"))
+
+
+def decisions(rows: int, experts: int, k: int, drop: float, seed: int, dtype: torch.dtype = torch.float64) -> Routing:
+    """Any: who is placed, and where, follows no rule but that a place is given once."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, experts, generator=generator, dtype=dtype)
+    gate_TK, expert_TK = logits.softmax(1).topk(k, dim=1)
+    placed_TK = torch.rand(rows, k, generator=generator) >= drop
+    slot_TK = torch.stack([torch.randperm(rows + 3, generator=generator)[:rows] for _ in range(experts)], dim=1)
+    slot_TK = torch.where(placed_TK, slot_TK.gather(1, expert_TK), -1)
+    asked_TK = torch.ones_like(placed_TK)
+    return Routing(logits, logits, logits.softmax(1), expert_TK, gate_TK, asked_TK, placed_TK, slot_TK, rows + 3, 0.0)
+
+
+def make_experts(experts: int, kernel: str, seed: int) -> Experts:
+    torch.manual_seed(seed)
+    module = Experts(experts, WIDTH, HIDDEN, moe(experts=experts, kernel=kernel)).double()
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight)
+    return module.to(KERNELS[kernel])
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ FLOORS = (  # a module may import its own floor and those before it
         "limoe.paths",
         "limoe.dist",
         "limoe.world",
+        "limoe.mesh",
         "limoe.tracking",
         "limoe.errors",
         "limoe.interrupt",
@@ -47,7 +48,7 @@ FLOORS = (  # a module may import its own floor and those before it
     ("limoe.api", "limoe.cli", "limoe.deps", "limoe.doctor", "limoe.info", "limoe.overlay", "limoe.sensitivity"),
     ("flows",),
 )
-LIGHT = ("limoe.dist", "limoe.world", "limoe.model", "limoe.losses", "limoe.train", "limoe.evals")
+LIGHT = ("limoe.dist", "limoe.world", "limoe.mesh", "limoe.model", "limoe.losses", "limoe.train", "limoe.evals")
 LIGHT_MAY = {"torch", "torchvision", "numpy", "pyarrow", "PIL", "pydantic", "tokenizers", "safetensors", "torchmetrics", "limoe"}
 ABSENT = "prefect mlflow dvc open_clip optuna webdataset plotly ruamel fastapi emoji resvg_py"
 PICKLERS = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")

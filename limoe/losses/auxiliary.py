@@ -75,7 +75,12 @@ def auxiliary_loss(
         weights = group_weights(layout, any_routing.probs_TE.dtype)
         by_layer = [layer_terms(routing, weights, moe) for routing in routings.values()]
         means = {name: torch.stack([layer[name] for layer in by_layer]).mean(0).sum() * share for name in active}
-        total = torch.stack([active[name] * means[name] for name in active]).sum()
-        layers = len(by_layer) if moe.layers == "sum" else 1
-        divisor = len(active) if moe.aux_rule == "average" else 1
-        return moe.aux_coefficient * layers * total / divisor, means
+        return weighted(means, len(by_layer), moe), means
+
+
+def weighted(means: dict[str, Tensor], layers: int, moe: MoeParams) -> Tensor:
+    """The loss of the active terms, each given as its mean over so many layers."""
+    active = moe.aux_weights.active()
+    total = torch.stack([active[name] * means[name] for name in active]).sum()
+    divisor = len(active) if moe.aux_rule == "average" else 1
+    return moe.aux_coefficient * (layers if moe.layers == "sum" else 1) * total / divisor

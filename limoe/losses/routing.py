@@ -54,11 +54,16 @@ def load(logits_TE: Tensor, noisy_TE: Tensor, weight_GT: Tensor, k: int, sigma: 
     eta_K is the K-th largest noisy logit of the row: p_e is the chance that fresh noise on (Wx)_e would clear it.
     Raises ValueError for sigma = 0, where the chance has no gradient.
     """
+    return _squared_variation(_mean(chances(logits_TE, noisy_TE, k, sigma), weight_GT))
+
+
+def chances(logits_TE: Tensor, noisy_TE: Tensor, k: int, sigma: float) -> Tensor:
+    """p_e(x) of the load loss."""
     if sigma <= 0:
         raise ValueError("the load loss needs router noise (sigma > 0)")
     threshold_T1 = noisy_TE.max(1, keepdim=True).values if k == 1 else noisy_TE.topk(k, dim=1).values[:, -1:]  # max is faster
-    chance_TE = torch.special.ndtr((logits_TE - threshold_T1) / sigma)
-    return _squared_variation(_mean(chance_TE, weight_GT))
+    chance_TE: Tensor = torch.special.ndtr((logits_TE - threshold_T1) / sigma)
+    return chance_TE
 
 
 def z_loss(logits_TE: Tensor, weight_GT: Tensor) -> Tensor:
@@ -67,7 +72,12 @@ def z_loss(logits_TE: Tensor, weight_GT: Tensor) -> Tensor:
     >>> z_loss(torch.zeros(3, 2), torch.ones(1, 3)).item() == torch.log(torch.tensor(2.0)).square().item()
     True
     """
-    return _mean(torch.logsumexp(logits_TE, 1, keepdim=True).square(), weight_GT)[:, 0]
+    return _mean(squared_size(logits_TE), weight_GT)[:, 0]
+
+
+def squared_size(logits_TE: Tensor) -> Tensor:
+    """(T, 1): logsumexp(Wx)^2."""
+    return torch.logsumexp(logits_TE, 1, keepdim=True).square()
 
 
 def local_entropy(probs_TE: Tensor, weight_GT: Tensor) -> Tensor:

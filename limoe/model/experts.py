@@ -19,9 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limoe.config import MoeParams
+from limoe.model.across import across_ranks
+from limoe.model.choices import Choices
 from limoe.model.router import Routing
 from limoe.model.rows import combine_rows, dispatch_rows
 from limoe.model.streamed import Slots, streamed_experts
+from limoe.world import ALONE, World
 
 SortedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 GROUPED_ALIGNMENT_BYTES = 16  # grouped_mm wants strides in multiples of it
@@ -101,7 +104,12 @@ def choose_kernel(name: str, x_TD: Tensor, hidden: int, slots: int | None) -> st
 
 
 class Experts(nn.Module):
-    """E MLPs, stacked: matrices N(0, 1 / inputs), biases 0; each drawn by itself, or all copies of one (`moe.init`)."""
+    """E MLPs, stacked: matrices N(0, 1 / inputs), biases 0; each drawn by itself, or all copies of one (`moe.init`).
+
+    owners: the ranks among whom the experts are divided (`divide`); alone, this one has them all.
+    """
+
+    owners = ALONE
 
     def __init__(self, experts: int, width: int, hidden: int, moe: MoeParams) -> None:
         super().__init__()
@@ -112,68 +120,44 @@ class Experts(nn.Module):
         self.w2_EFD = nn.Parameter((torch.randn(drawn, hidden, width) * hidden**-0.5).repeat(experts // drawn, 1, 1))
         self.b2_ED = nn.Parameter(torch.zeros(experts, width))
 
+    def divide(self, owners: World) -> None:
+        """Keep of the stacks the experts of this rank: equally many for each of the owners, in their order."""
+        self.owners = owners
+        for stack in self.parameters():
+            stack.data = stack.data.chunk(owners.size)[owners.rank].clone()
+
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """(T, D): the sum over a row's placed choices of gate times expert output; zero for a row that was dropped."""
         device = x_TD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype
-        x_TD = x_TD.to(dtype)
+        x_TD, choices = x_TD.to(dtype), Choices.of(routing)
+        if self.owners.size == 1:
+            return self._compute(x_TD, choices)
+        return across_ranks(x_TD, choices, len(self.w1_EDF) * self.owners.size, self.owners, self._compute)
+
+    def _compute(self, x_TD: Tensor, choices: Choices) -> Tensor:
+        """The same for rows that choose among the experts that are here."""
         weights: Sequence[Tensor] = (self.w1_EDF, self.b1_EF, self.w2_EFD, self.b2_ED)
-        gate_TK = torch.where(routing.placed_TK, routing.gate_TK, 0)
         experts, _, hidden = self.w1_EDF.shape
-        kernel = choose_kernel(self.kernel, x_TD, hidden, routing.slots)
+        kernel = choose_kernel(self.kernel, x_TD, hidden, choices.slots)
         if kernel == "streamed":
-            multiple = CPU_ROWS if device == "cpu" and x_TD.element_size() < 4 else 1
-            _, choice_S, counts_E, placed_E = sorted_order(routing, experts, multiple)
+            multiple = CPU_ROWS if x_TD.device.type == "cpu" and x_TD.element_size() < 4 else 1
+            _, choice_S, counts_E, placed_E = choices.sorted(experts, multiple)
             slots = Slots(choice_S[: int(counts_E.sum())], counts_E.tolist(), placed_E.tolist())
-            return streamed_experts(x_TD, gate_TK, slots, *weights)
-        weights = [weight.to(dtype) for weight in weights]
+            return streamed_experts(x_TD, choices.gate_TK, slots, *weights)
+        weights = [weight.to(x_TD.dtype) for weight in weights]
         if kernel == "slots":
-            assert routing.slots is not None
-            slot_TK, choice_S = slot_order(routing, experts, routing.slots)
-            x_SD = dispatch_rows(x_TD, _row_of(choice_S, routing), slot_TK, routing.placed_TK)
-            y_SD = slot_experts(x_SD.view(experts, routing.slots, -1), *weights).flatten(0, 1)
+            assert choices.slots is not None
+            slot_TK, choice_S = choices.slotted(experts, choices.slots)
+            x_SD = dispatch_rows(x_TD, choices.row_of(choice_S), slot_TK, choices.placed_TK)
+            y_SD = slot_experts(x_SD.view(experts, choices.slots, -1), *weights).flatten(0, 1)
         else:
-            slot_TK, choice_S, counts_E, _ = sorted_order(routing, experts)
+            slot_TK, choice_S, counts_E, _ = choices.sorted(experts)
             if kernel != "grouped":  # which takes the empty rows at the end, and so shapes that no decision changes
                 choice_S = choice_S[: int(counts_E.sum())]
-            x_SD = dispatch_rows(x_TD, _row_of(choice_S, routing), slot_TK, routing.placed_TK)
+            x_SD = dispatch_rows(x_TD, choices.row_of(choice_S), slot_TK, choices.placed_TK)
             y_SD = SORTED_KERNELS[kernel](x_SD, counts_E, *weights)
-        return combine_rows(y_SD, gate_TK, slot_TK, choice_S)
+        return combine_rows(y_SD, choices.gate_TK, slot_TK, choice_S)
 
 
 SORTED_KERNELS: dict[str, SortedKernel] = {"loop": loop_experts, "grouped": grouped_experts}
-
-
-def slot_order(routing: Routing, experts: int, slots: int) -> tuple[Tensor, Tensor]:
-    """(slot_TK, choice_S), as `combine_rows` wants them, with the places of expert e at e * slots and on: S = E * slots."""
-    rows, choices = routing.expert_TK.shape
-    slot_TK = torch.where(routing.placed_TK, routing.expert_TK * slots + routing.slot_TK, experts * slots)
-    choice_S = torch.full((experts * slots + 1,), rows * choices, device=slot_TK.device)
-    choice_S = choice_S.scatter(0, slot_TK.flatten(), torch.arange(rows * choices, device=slot_TK.device))[:-1]
-    return torch.where(routing.placed_TK, slot_TK, 0), choice_S
-
-
-def sorted_order(routing: Routing, experts: int, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(slot_TK, choice_S, counts_E, placed_E): the placed choices, sorted by expert; how many slots each expert has, and choices.
-
-    Slots are the choices, rounded up to a multiple; slots that are left over hold no choice, those after the last
-    expert's included. S is the most that may be needed, whatever was decided.
-    """
-    bin_N = torch.where(routing.placed_TK, routing.expert_TK, experts).flatten()
-    sorted_N, by_bin_N = bin_N.sort(stable=True)
-    first_B = torch.searchsorted(sorted_N, torch.arange(experts + 1, device=bin_N.device))
-    placed_E = first_B.diff()
-    counts_E = (placed_E + multiple - 1) // multiple * multiple
-    slots = len(bin_N) + experts * (multiple - 1)
-    shift_B = F.pad((counts_E.cumsum(0) - counts_E) - first_B[:-1], (0, 1))
-    slot_N = torch.arange(len(bin_N), device=bin_N.device) + shift_B[sorted_N]
-    slot_N = torch.where(sorted_N < experts, slot_N, slots)  # choices without a place share one behind the last slot
-    choice_S = torch.full((slots + 1,), len(bin_N), device=bin_N.device).scatter(0, slot_N, by_bin_N)[:-1]
-    slot_N = torch.zeros_like(bin_N).scatter(0, by_bin_N, torch.where(sorted_N < experts, slot_N, 0))
-    return slot_N.view(routing.expert_TK.shape), choice_S, counts_E, placed_E
-
-
-def _row_of(choice_S: Tensor, routing: Routing) -> Tensor:
-    """int64 (S,): the row of the stream in each slot; any row where there is none."""
-    rows, choices = routing.expert_TK.shape
-    return (choice_S // choices).clamp(max=rows - 1)

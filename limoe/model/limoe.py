@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from limoe.config import MoeParams, TowerParams
 from limoe.model.encoder import Block, Encoder, MoeMlp
+from limoe.model.experts import Experts
 from limoe.model.router import NoiseKey, Router, Routing
 from limoe.model.tokens import PAD_ID, Layout, PairBatch, flat_ids
+from limoe.world import World
 
 COLOURS = 3
 EMBEDDING_STD = 0.02
@@ -92,6 +94,12 @@ class Limoe(nn.Module):
         x_TD, routings = self.encoder(x_TD, layout, noise)
         image_rows, text_rows = layout.split(x_TD)
         return Output(self.pool_images(image_rows, layout), self.pool_text(text_rows, layout), layout, routings)
+
+    def divide_experts(self, owners: World) -> None:
+        """Keep the experts of this rank alone, in every sparse block: their number must be a multiple of the owners'."""
+        for module in self.modules():
+            if isinstance(module, Experts):
+                module.divide(owners)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Hold what enters each block for the backward pass, and compute the rest of it again (open_clip's name for it)."""

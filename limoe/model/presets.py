@@ -45,6 +45,7 @@ PAPER_MOE: dict[str, Any] = {
     "kernel": "auto",
     "aux_coefficient": 0.04,
     "aux_rule": "average",
+    "aux_scope": "group",
     "aux_weights": PAPER_WEIGHTS,
     "tau_text": None,
     "tau_image": None,

@@ -3,8 +3,9 @@
 A contrastive batch cannot be summed up piece by piece: every pair is compared with every other. Gradient caching (arXiv
 2101.06983) goes over it twice. First every micro-batch is embedded and its activations are forgotten; the loss of all embeddings
 gives the gradient with respect to each of them. Then every micro-batch is embedded again, this time to send its part of that
-gradient, and that of its own share of the auxiliary loss, through the model. Router noise is keyed by (seed, step, layer, group),
-so the second embedding is the first.
+gradient, and that of its own share of the auxiliary loss, through the model. Auxiliary terms over the whole batch go the way of
+the embeddings: of every micro-batch its sums are kept (limoe/losses/batchwide.py). Router noise is keyed by (seed, step, layer,
+group), so the second embedding is the first.
 
 With several ranks each does this with its own part of the batch. The loss of all embeddings is taken together
 (limoe/losses/contrastive.py), and at the end one sum over the ranks, in a few large pieces, makes gradients, losses and counts
@@ -27,6 +28,7 @@ from torch import Tensor
 from limoe.model.limoe import Output
 from limoe.model.tokens import PairBatch
 from limoe.train.meter import count
+from limoe.train.shards import Shards
 from limoe.train.step import ContrastiveTask
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class Gradients:
 
     def __init__(self, task: ContrastiveTask) -> None:
         self.task, self.world = task, task.world
+        self.shards = Shards(task.model, task.mesh)
         self.auto = task.train.micro_batch == "auto"
         self.pairs = task.train.micro_batch if isinstance(task.train.micro_batch, int) else None
         self._group = 1 if task.moe is None else task.moe.group_pairs
@@ -103,34 +106,30 @@ class Gradients:
         own, pairs, total = self.world.rows(len(batch)), self.held(len(batch)), len(batch) * self.world.size
         parts = list(zip(range(own.start, own.stop, pairs), batch.split(pairs), strict=True))
         with self._all_have_memory():
-            embedded = [self._embeddings(part, step, first) for first, part in parts]
-        image_BV, text_BV = (torch.cat(pieces).requires_grad_() for pieces in zip(*embedded, strict=True))
-        contrastive = self.task.contrastive(Output(image_BV, text_BV, None, {}), batch)
-        report = self.task.report()
-        contrastive.backward()  # type: ignore[no-untyped-call]
-        assert image_BV.grad is not None
-        assert text_BV.grad is not None
-        pulls = zip(torch.split(image_BV.grad, pairs), torch.split(text_BV.grad, pairs), strict=True)
+            embedded = [self._seen(part, step, first) for first, part in parts]
+        seen = [torch.cat(pieces).requires_grad_() for pieces in zip(*embedded, strict=True)]
+        terms, report = self.task.over_batch(seen, batch)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        pulls = zip(*(leaf.grad.chunk(len(parts)) for leaf in seen if leaf.grad is not None), strict=True)
         with self._all_have_memory():
             results = [self._part(part, step, first, total, *pull) for (first, part), pull in zip(parts, pulls, strict=True)]
         return Result(
-            {"contrastive": contrastive.detach()} | _sums([result.terms for result in results]),
+            {name: value.detach() for name, value in terms.items()} | _sums([result.terms for result in results]),
             report | _sums([result.report for result in results]),
             _sums([result.observed for result in results]),
             _sums([result.counts for result in results]),
         )
 
     @torch.no_grad()
-    def _embeddings(self, part: PairBatch, step: int, first: int) -> tuple[Tensor, Tensor]:
-        output = self.task.embed(part, step, first)
-        return output.image_BV, output.text_BV
+    def _seen(self, part: PairBatch, step: int, first: int) -> tuple[Tensor, ...]:
+        return self.task.seen(self.task.embed(part, step, first))
 
-    def _part(self, part: PairBatch, step: int, first: int, total: int, image_pull_BV: Tensor, text_pull_BV: Tensor) -> Result:
-        """Add the gradients of a micro-batch, from those with respect to its embeddings, to the parameters' own."""
+    def _part(self, part: PairBatch, step: int, first: int, total: int, *pulls: Tensor) -> Result:
+        """Add the gradients of a micro-batch, from those with respect to what was seen of it, to the parameters' own."""
         output = self.task.embed(part, step, first)
-        terms, report = self.task.auxiliary(output, total)
-        pull = (output.image_BV * image_pull_BV).sum() + (output.text_BV * text_pull_BV).sum()
-        torch.stack([pull, *terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        terms, report = self.task.over_groups(output, total)
+        pulled = [(seen * pull).sum() for seen, pull in zip(self.task.seen(output), pulls, strict=True)]
+        torch.stack([*pulled, *terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
         return self._result(terms, report, output)
 
     def _result(self, terms: dict[str, Tensor], report: dict[str, Tensor], output: Output) -> Result:
@@ -141,8 +140,7 @@ class Gradients:
         """Add up all that is a rank's share, gradients included."""
         learnt = self.task.report()  # no share: every rank has it
         figures = [*result.terms.values(), *(value for name, value in result.report.items() if name not in learnt)]
-        gradients = [p.grad for p in self.task.model.parameters() if p.grad is not None]
-        self.world.sum_([*gradients, *figures, *result.observed.values(), *result.counts.values()])
+        self.shards.sum_gradients([*figures, *result.observed.values(), *result.counts.values()])
         return result
 
     @contextmanager

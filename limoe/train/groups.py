@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -40,10 +42,19 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not any(part in name for part in EXPERT_ROWS)
 
 
-class GroupNorms:
-    """Norms of gradients and updates by group of parameters. Nothing is computed, or held, between calls."""
+def norm_here(group: str, tensors: Iterable[Tensor]) -> Tensor:  # noqa: ARG001 (where all groups are whole)
+    """The norm of all these tensors, which belong to parameters of this group."""
+    return nn.utils.get_total_norm([*tensors])
 
-    def __init__(self, model: nn.Module) -> None:
+
+class GroupNorms:
+    """Norms of gradients and updates by group of parameters. Nothing is computed, or held, between calls.
+
+    norm: of the whole of a group's tensors, of which only parts may be here.
+    """
+
+    def __init__(self, model: nn.Module, norm: Callable[[str, Iterable[Tensor]], Tensor] = norm_here) -> None:
+        self._norm = norm
         self._groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             self._groups.setdefault(group_of(name), []).append(parameter)
@@ -51,7 +62,7 @@ class GroupNorms:
     def gradients(self) -> dict[str, Tensor]:
         """`gradient/GROUP`: the norm of the group's gradient."""
         gradients = {g: [p.grad for p in group if p.grad is not None] for g, group in self._groups.items()}
-        return {f"gradient/{g}": nn.utils.get_total_norm(tensors) for g, tensors in gradients.items()}
+        return {f"gradient/{g}": self._norm(g, tensors) for g, tensors in gradients.items()}
 
     def weights(self) -> dict[str, list[Tensor]]:
         """A copy of all weights, for `updates`; made when activations are gone, so that the peak of memory stays what it is."""
@@ -64,5 +75,5 @@ class GroupNorms:
         for g, group in self._groups.items():
             for old, new in zip(before[g], group, strict=True):
                 old.sub_(new)
-            ratios[f"update/{g}"] = nn.utils.get_total_norm(before[g]) / nn.utils.get_total_norm(group)
+            ratios[f"update/{g}"] = self._norm(g, before[g]) / self._norm(g, group)
         return ratios

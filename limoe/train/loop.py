@@ -34,6 +34,7 @@ from limoe.train.optim import make_optimizer
 from limoe.train.rollback import Rollback, Rollbacks
 from limoe.train.saver import OptimizerState, Saver, Stateful
 from limoe.train.schedule import learning_rate
+from limoe.train.shards import Whole
 from limoe.train.step import ContrastiveTask
 from limoe.train.throughput import Pace
 
@@ -90,7 +91,7 @@ class Trainer:
         self.gradients = Gradients(task)
         self.optimizer = make_optimizer(self.model, train)
         self.ema = None if train.ema is None else Ema(self.model, train.ema)
-        self.norms = GroupNorms(self.model)
+        self.norms = GroupNorms(self.model, self.gradients.shards.norm)
         self.meter = RoutingMeter(self.device)
         self.guard = FiniteGuard(train.max_bad_steps)
         self.watch = Watch(train, None if task.moe is None else task.moe.experts)
@@ -101,6 +102,7 @@ class Trainer:
         self.step = 0
         tensors: dict[str, Stateful] = {"model": self.model, "optim": OptimizerState(self.optimizer, self.model)}
         tensors |= {} if self.ema is None else {"ema": self.ema}
+        tensors = {name: Whole(one, self.gradients.shards) for name, one in tensors.items()}
         parts: dict[str, Stateful] = {name: getattr(self, name) for name in PARTS}
         self.saver = Saver(folder, train, tensors, parts, on_rows, self.world)
         self.metrics, self.routing, self.bad_batches = self.saver.metrics, self.saver.routing, self.saver.bad_batches
@@ -205,7 +207,7 @@ class Trainer:
         result = self.gradients(batch, self.step)
         logged = self._is_logged(self.step + 1)
         figures = self.norms.gradients() if logged else {}  # before they are clipped
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+        norm = self.gradients.shards.clip(self.train.clip_norm)
         spoilt = self.guard.spoilt(result.total, norm, self.step + 1, batch.keys)
         before = self.norms.weights() if logged else None
         for group in self.optimizer.param_groups:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from limoe.config import TrainParams
 from limoe.train.adafactor import Adafactor
@@ -70,15 +71,15 @@ def _divide(named: Named, takes: Callable[[str, Tensor], bool]) -> tuple[Named, 
 
 
 def _groups(named: Named, train: TrainParams, **options: Any) -> list[dict[str, Any]]:
-    """One group for each learning rate and weight decay that there is."""
+    """One group for each learning rate and weight decay that there is; a fused step takes whole tensors, or shards, not both."""
     scales = train.lr_scale.model_dump()
-    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         rates = scales.get(group_of(name), 1.0), train.weight_decay if decays(name, parameter) else 0.0
-        found.setdefault(rates, []).append(parameter)
+        found.setdefault((*rates, isinstance(parameter, DTensor)), []).append(parameter)
     return [
         {"params": parameters, "lr_scale": scale, "weight_decay": decay, **options}
-        for (scale, decay), parameters in found.items()
+        for (scale, decay, _), parameters in found.items()
     ]
 
 

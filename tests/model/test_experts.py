@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelkit import moe, tower
+from routekit import KERNELS, decisions, make_experts
 
 from limoe.model import streamed
 from limoe.model.encoder import Block
@@ -18,29 +19,8 @@ from limoe.model.experts import Experts, bias_rows, choose_kernel
 from limoe.model.router import NoiseKey, Routing
 from limoe.model.tokens import Layout
 
-KERNELS = {"loop": torch.float64, "slots": torch.float64, "streamed": torch.float64, "grouped": torch.float32}
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 WEIGHTS = ("w1_EDF", "b1_EF", "w2_EFD", "b2_ED")
-
-
-def decisions(rows: int, experts: int, k: int, drop: float, seed: int, dtype: torch.dtype = torch.float64) -> Routing:
-    """Any: who is placed, and where, follows no rule but that a place is given once."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(rows, experts, generator=generator, dtype=dtype)
-    gate_TK, expert_TK = logits.softmax(1).topk(k, dim=1)
-    placed_TK = torch.rand(rows, k, generator=generator) >= drop
-    slot_TK = torch.stack([torch.randperm(rows + 3, generator=generator)[:rows] for _ in range(experts)], dim=1)
-    slot_TK = torch.where(placed_TK, slot_TK.gather(1, expert_TK), -1)
-    asked_TK = torch.ones_like(placed_TK)
-    return Routing(logits, logits, logits.softmax(1), expert_TK, gate_TK, asked_TK, placed_TK, slot_TK, rows + 3, 0.0)
-
-
-def make_experts(experts: int, kernel: str, seed: int) -> Experts:
-    torch.manual_seed(seed)
-    module = Experts(experts, 8, 16, moe(experts=experts, kernel=kernel)).double()
-    for weight in module.parameters():
-        torch.nn.init.normal_(weight)
-    return module.to(KERNELS[kernel])
 
 
 @every_kernel

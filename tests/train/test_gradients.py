@@ -41,16 +41,18 @@ LOSSES = [
     {"loss": "sigmoid"},
     {"loss": "sigmoid", "positives": "equal-captions", "loss_chunk": 3},
 ]
-ROUTED = [(router, {"loss": "softmax"}) for router in ROUTERS] + [("top-k", changes) for changes in LOSSES[1:]]
+ROUTED = [({"router": router}, {"loss": "softmax"}) for router in ROUTERS] + [({}, changes) for changes in LOSSES[1:]]
+ROUTED += [({"aux_scope": "global"}, {"loss": "softmax"})]
 
 
-@pytest.mark.parametrize("router, changes", ROUTED)
-def test_micro_batches_equal_the_whole_batch(router, changes):
-    wanted = task(shape={"router": router, "k": 2}, **changes)
+@pytest.mark.parametrize("changed, changes", ROUTED)
+def test_micro_batches_equal_the_whole_batch(changed, changes):
+    shape = {"router": "top-k", "k": 2} | changed
+    wanted = task(shape=shape, **changes)
     objective = wanted(pairs(), STEP)
     objective.total.backward()
     for parts in (1, 2, 4):
-        one = task(shape={"router": router, "k": 2}, micro_batch=PAIRS // parts, **changes)
+        one = task(shape=shape, micro_batch=PAIRS // parts, **changes)
         for parameter in one.model.parameters():
             parameter.grad = torch.full_like(parameter, 7.0)  # of the step before
         result = Gradients(one)(pairs(), STEP)
@@ -61,11 +63,11 @@ def test_micro_batches_equal_the_whole_batch(router, changes):
         assert result.total.item() == pytest.approx(objective.total.item(), rel=1e-12)
         assert_equal(result.counts, count(objective.output.routings, objective.output.layout), **tight)
         one.adjust(result.observed)
-        moved = task(shape={"router": router, "k": 2}, **changes)
+        moved = task(shape=shape, **changes)
         moved.adjust(moved.observe(moved(pairs(), STEP).output))
         assert_equal(dict(one.model.named_buffers()), dict(moved.model.named_buffers()), rtol=1e-6, atol=1e-7)
         assert any(not torch.equal(*both) for both in zip(one.model.buffers(), wanted.model.buffers(), strict=True)) == (
-            router in ("loss-free", "expert-choice")
+            shape["router"] in ("loss-free", "expert-choice")
         )
 
 
@@ -86,8 +88,9 @@ def test_a_model_that_routes_nothing_is_cut_too(kind):
     assert (result.counts, list(result.terms)) == ({}, ["contrastive"])
 
 
-def test_without_auxiliary_terms_there_is_nothing_to_share():
-    off = {"aux_coefficient": 0.0}
+@pytest.mark.parametrize("scope", ["group", "global"])
+def test_without_auxiliary_terms_there_is_nothing_to_share(scope):
+    off = {"aux_coefficient": 0.0, "aux_scope": scope}
     wanted, one = task(shape=off), task(shape=off, micro_batch=4)
     wanted(pairs(), STEP).total.backward()
     Gradients(one)(pairs(), STEP)
