@@ -27,21 +27,37 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import get_current_settings
 
 from flows.temporary import end_server_with_us
-from limoe.config import CONTESTANTS, Params
+from limoe.config import CONTESTANTS, CompareParams, Params
 from limoe.errors import UserError
 from limoe.files import read_json
 from limoe.paths import Paths
 
-STAGES = (
-    "prepare",
-    "balance",
-    *(f"train@{name}" for name in CONTESTANTS),
-    *(f"evaluate@{name}" for name in CONTESTANTS),
-    "compare",
-)
 GPU_SLOT = "limoe-gpu"
 LEASE_SECONDS = 60  # the shortest that the server grants: how long a killed training keeps its slot
 GRACE_SECONDS = 10
+
+
+def stages(compare: CompareParams) -> tuple[str, ...]:
+    """The stages of dvc.yaml in an order that they allow, those of the contestants that `compare` names among them."""
+    return (
+        "prepare",
+        "balance",
+        *(f"train@{name}" for name in CONTESTANTS),
+        *(f"evaluate@{name}" for name in CONTESTANTS),
+        *(f"evaluate-model@{name}" for name in compare.models),
+        *(f"evaluate-fetched@{name}" for name in compare.fetched),
+        "compare",
+    )
+
+
+def label(stage: str) -> str:
+    """What a stage calls itself in .limoe/errors: its subcommand and its contestant.
+
+    >>> label("evaluate-model@mine"), label("train@limoe"), label("compare")
+    ('evaluate-mine', 'train-limoe', 'compare')
+    """
+    name, _, contestant = stage.partition("@")
+    return f"{name.split('-')[0]}-{contestant}" if contestant else name
 
 
 class StageFailed(Exception):
@@ -62,7 +78,7 @@ def worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
 def run_stage(stage: str) -> None:
     """`dvc repro --single-item STAGE` in this folder; StageFailed with the stage's sentence if it fails."""
     logger = get_run_logger()
-    error_file = Paths().error(stage.replace("@", "-"))
+    error_file = Paths().error(label(stage))
     error_file.unlink(missing_ok=True)
     with gpu_slot() if stage.startswith("train@") else nullcontext():
         code = stream([sys.executable, "-m", "dvc", "repro", "--single-item", stage], logger.info)
@@ -186,10 +202,10 @@ def pipeline(retry_seconds: int = 30) -> None:
     Parameters that cannot be read end it before anything runs: DVC would meet them first, and leave no sentence of ours.
     """
     try:
-        Params.load(Path("params.yaml"))
+        params = Params.load(Path("params.yaml"))
     except UserError as error:
         raise StageFailed("parameters", "user", str(error)) from None
-    for stage in STAGES:
+    for stage in stages(params.compare):
         run_stage.with_options(retry_delay_seconds=retry_seconds)(stage)
     publish()
 

@@ -51,6 +51,7 @@ app = typer.Typer(
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters; the other files lie beside it.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Anyone = Annotated[str, typer.Argument(metavar="CONTESTANT", help="limoe, dense, clip, or one of compare.models or .fetched.")]
 Who = Annotated[Contestant, typer.Argument(help="Which model.")]
 DEFAULT_PARAMS = Path("params.yaml")
 
@@ -74,7 +75,7 @@ def train(contestant: Who, params: ParamsFile = DEFAULT_PARAMS, overrides: Overr
 
 
 @app.command(rich_help_panel=STAGES)
-def evaluate(contestant: Who, params: ParamsFile = DEFAULT_PARAMS, overrides: Overrides = None, debug: Debug = False) -> None:
+def evaluate(contestant: Anyone, params: ParamsFile = DEFAULT_PARAMS, overrides: Overrides = None, debug: Debug = False) -> None:
     """4. Score it on the validation and test sets -> runs/evaluate/CONTESTANT."""
     run_stage("evaluate", contestant, params, overrides, debug)
 
@@ -232,7 +233,7 @@ def deps(
         print(f"{dvc_yaml}: {f'code deps of {stale} rewritten' if stale else 'every code dep is right'}")
 
 
-def run_stage(name: str, contestant: Contestant | None, params: Path, overrides: list[str] | None, debug: bool) -> None:
+def run_stage(name: str, contestant: str | None, params: Path, overrides: list[str] | None, debug: bool) -> None:
     """Read the parameters and call `limoe.stages.NAME.run`; a failure leaves its kind and sentence in `paths.error`."""
     paths = Paths(params.parent)
     label = name if contestant is None else f"{name}-{contestant}"

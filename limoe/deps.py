@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ from limoe.overlay import dump_document, load_document
 from limoe.provenance import code_files
 
 CODE = "limoe/"
+SUBCOMMAND = re.compile(r"\blimoe (\w+)")
 
 
 def stale_stages(dvc_yaml: Path, write: bool = False) -> list[str]:
-    """The stages whose code deps are not what `limoe.stages.STAGE` imports; with `write`, the file is put right."""
+    """The stages whose code deps are not what the module of their subcommand (`limoe evaluate ...`: limoe/stages/evaluate.py)
+    imports; with `write`, the file is put right."""
     document = load_document(dvc_yaml)
     stale = []
     for name, stage in document["stages"].items():
         deps = stage.get("do", stage)["deps"]
-        wanted = [*(dep for dep in deps if not is_code(dep)), *code_files(f"limoe.stages.{name}")]
+        wanted = [*(dep for dep in deps if not is_code(dep)), *code_files(stage_module(stage.get("do", stage)["cmd"]))]
         if list(deps) != wanted:
             stale.append(str(name))
             deps.clear()
@@ -26,6 +29,17 @@ def stale_stages(dvc_yaml: Path, write: bool = False) -> list[str]:
     if stale and write:
         write_text(dvc_yaml, dump_document(document))
     return stale
+
+
+def stage_module(command: str) -> str:
+    """The module that a stage's command runs.
+
+    >>> stage_module("exec limoe evaluate ${key}")
+    'limoe.stages.evaluate'
+    """
+    found = SUBCOMMAND.search(command)
+    assert found is not None, command
+    return f"limoe.stages.{found[1]}"
 
 
 def is_code(dep: Any) -> bool:

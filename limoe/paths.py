@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from limoe.config import Contestant
 from limoe.files import sha256_json
 
 
@@ -39,23 +38,23 @@ class Paths:
         """Out of `balance`: balance.json and plots."""
         return self.root / "runs" / "balance"
 
-    def train(self, contestant: Contestant) -> Path:
+    def train(self, contestant: str) -> Path:
         """Out of `train`: params, metrics, routing and model/."""
         return self.root / "runs" / "train" / contestant
 
-    def model(self, contestant: Contestant) -> Path:
+    def model(self, contestant: str) -> Path:
         """The model directory that `train` leaves."""
         return self.train(contestant) / "model"
 
-    def averaged(self, contestant: Contestant) -> Path:
+    def averaged(self, contestant: str) -> Path:
         """The model directory of averaged weights that `train` leaves beside it with `train.ema`, and only then."""
         return self.train(contestant) / "ema"
 
-    def evaluate(self, contestant: Contestant) -> Path:
+    def evaluate(self, contestant: str) -> Path:
         """Out of `evaluate`: metrics and per-item scores."""
         return self.root / "runs" / "evaluate" / contestant
 
-    def evaluate_averaged(self, contestant: Contestant) -> Path:
+    def evaluate_averaged(self, contestant: str) -> Path:
         """In `evaluate`'s out, the same of the averaged weights, if there are any."""
         return self.evaluate(contestant) / "ema"
 

@@ -117,20 +117,22 @@ def readers(key: str) -> set[str]:
     found = set()
     for name, stage in yaml.safe_load(read(ROOT / "dvc.yaml"))["stages"].items():
         cases = stage.get("foreach", {"": {"section": ""}})
+        cases = [""] if isinstance(cases, str) else cases  # as many as a setting names: told as the stage itself
         for case in cases:
             section = cases[case]["section"] if isinstance(cases, dict) else case
             wanted = stage.get("do", stage)["params"]
-            named = [param.replace("${key}", case).replace("${item.section}", section) for param in wanted]
+            named = [param.replace("${key}", case).replace("${item.section}", section).rstrip(".") for param in wanted]
             if any(key == param or key.startswith(f"{param}.") or param.startswith(f"{key}.") for param in named):
                 found.add(f"{name}@{case}" if case else name)
     return found
 
 
 def stages(cell: str) -> set[str]:
-    """The stages that a cell names; `train` and `evaluate` stand for those of all contestants."""
+    """The stages that a cell names; `train` and `evaluate` stand for those of all contestants, of further ones too."""
     found: set[str] = set()
-    for name in re.findall(r"`([\w@]+)`", cell):
+    for name in re.findall(r"`([\w@-]+)`", cell):
         found |= {f"{name}@{contestant}" for contestant in CONTESTANTS} if name in ("train", "evaluate") else {name}
+        found |= {"evaluate-model", "evaluate-fetched"} if name == "evaluate" else set()
     return found
 
 

@@ -169,3 +169,9 @@ TINY = (
 def tiny_params(*overrides: str) -> Params:
     """params.yaml with a tower that runs in milliseconds."""
     return Params.load(Path(__file__).parents[1] / "params.yaml", (*TINY, *overrides))
+
+
+def with_others(params: Params, **further: Any) -> Params:
+    """The same with these compare.models and compare.fetched (and compare.tuning)."""
+    values = params.model_dump()
+    return Params.parse(values | {"compare": values["compare"] | further}, "test")

@@ -154,7 +154,7 @@ def test_stages_read_declared_params_that_exist(project: Path, params: Params) -
     for name, stage in dvc_stages(project).items():
         for key in stage["params"]:
             node: Any = values
-            for part in key.replace("${item.section}", "model.moe").replace("${key}", "limoe").split("."):
+            for part in key.removesuffix(".${key}").replace("${item.section}", "model.moe").split("."):
                 assert part in node, f"{name}: {key}"
                 node = node[part]
             assert not key.startswith("machine"), f"{name}: what belongs to the machine is no stage's param"
@@ -171,6 +171,8 @@ def test_the_outs_are_where_the_code_writes(project: Path) -> None:
         "balance": [paths.balance],
         "train": [paths.train("clip")],
         "evaluate": [paths.evaluate("clip")],
+        "evaluate-model": [paths.evaluate("clip")],
+        "evaluate-fetched": [paths.evaluate("clip")],
         "compare": [paths.report / name for name in ("report.md", "report.html", "metrics.json")],
     }
     filled = {
@@ -182,8 +184,8 @@ def test_the_outs_are_where_the_code_writes(project: Path) -> None:
 def test_the_pipeline_knows_every_contestant(project: Path) -> None:
     stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
     assert tuple(stages["train"]["foreach"]) == tuple(stages["evaluate"]["foreach"]) == CONTESTANTS
-    for contestant in CONTESTANTS:
-        assert f"runs/evaluate/{contestant}" in stages["compare"]["deps"]
+    assert "runs/evaluate" in stages["compare"]["deps"]
+    assert [stages[f"evaluate-{form}"]["foreach"] for form in ("model", "fetched")] == ["${compare.models}", "${compare.fetched}"]
 
 
 def test_the_debug_overlay_fits(debug_params: Params) -> None:

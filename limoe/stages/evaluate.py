@@ -3,56 +3,62 @@ alone opens test sets.
 
 Outs, in `runs/evaluate/CONTESTANT/`: metrics.json (what DVC shows), results.json (every score), items.parquet (what `compare`
 resamples and pairs), confusion.json (what the worst classes are taken for) and provenance.json (which data, weights and settings
-the scores belong to). The same in `ema/`, if the training left averaged weights. Embeddings are kept below `.limoe/work`, so that
-what was embedded once is not again.
+the scores belong to). The same in `ema/`, if the training left averaged weights. A contestant that is not trained here leaves
+about.json beside them (what it costs, as far as that is known), or unavailable.json alone (one sentence) if its weights cannot be
+fetched. Embeddings of the trained ones are kept below `.limoe/work`, so that what was embedded once is not again.
 """
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 
-from limoe.config import Contestant, EvaluateParams, Params
+from limoe.config import EvaluateParams, Params
 from limoe.data.prepared import Prepared
 from limoe.dist import pick_device
-from limoe.evals.encoder import Track
-from limoe.evals.sets import EvalSet, confusion_rows, item_table, result_rows
+from limoe.errors import UserError
+from limoe.evals.encoder import Encoder, Track
+from limoe.evals.models.opened import Unfetchable
+from limoe.evals.models.registry import open_other
+from limoe.evals.sets import EvalSet, Outcome, confusion_rows, item_table, result_rows
 from limoe.evals.suite import headline_metrics, open_encoder, open_external, provenance, score
 from limoe.evals.zeroshot import PER_CLASS
-from limoe.files import atomic_directory, atomic_file, write_json
+from limoe.files import atomic_directory, atomic_file, read_json, write_json
 from limoe.paths import Paths
 from limoe.provenance import git_commit
 from limoe.tracking import open_tracker
 
+PROVENANCE, ABOUT, UNAVAILABLE = "provenance.json", "about.json", "unavailable.json"
 # Fixed, because the bits of an embedding depend on it. One: two save 40% of a quarter of a minute where nothing else runs, but
 # took seven times as long beside other work, where threads wait for each other.
 THREADS = 1
 
 
-def run(params: Params, paths: Paths, contestant: Contestant) -> None:
-    """Score one trained contestant on every split but the training one."""
+def run(params: Params, paths: Paths, contestant: str) -> None:
+    """Score one contestant on every split but the training one; UserError if there is none of this name."""
+    if contestant not in params.everyone:
+        raise UserError(f"{contestant!r} is no contestant: {', '.join(params.everyone)} are; compare.models takes further ones")
     started = time.monotonic()
     device = pick_device(params.machine.device)
     prepared = Prepared(paths.prepared)
     external = open_external(params.evaluate, paths.root, prepared.splits)
-    source = provenance(prepared, paths.model(contestant), params.evaluate, external)
-    score_into = partial(_score, prepared, external, params.evaluate, device, paths.embeddings)
     with open_tracker(params.machine, paths.root, "limoe-evaluate", contestant) as tracker:
         tracker.set_tags({"git_commit": git_commit(), "contestant": contestant})
-        tracker.log_params(source)
         tracker.log_dataset("prepared", prepared.hash, prepared.root)
         with _threads(THREADS), atomic_directory(paths.evaluate(contestant)) as out:
-            scores = score_into(paths.model(contestant), contestant, out)
-            if (averaged := paths.averaged(contestant)).is_dir():
-                beside = score_into(averaged, f"{contestant}, ema", out / "ema")
-                scores |= {f"ema/{name}": value for name, value in beside.items()}
+            if contestant in params.compare.others:
+                scores = _score_other(params, paths.root, contestant, prepared, external, device, out)
+            else:
+                scores = _score_trained(params.evaluate, paths, contestant, prepared, external, device, out)
+            tracker.log_params(read_json(out / PROVENANCE) if scores else {})
         tracker.log_rows([{"step": 0, "time": round(time.time() * 1000)} | scores])
         tracker.log_artifact(paths.evaluate(contestant), "evaluate")
     write_json(
@@ -67,24 +73,62 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
     )
 
 
-def _score(
+def _score_trained(
+    params: EvaluateParams,
+    paths: Paths,
+    contestant: str,
     prepared: Prepared,
     external: Sequence[EvalSet],
-    params: EvaluateParams,
     device: torch.device,
-    kept: Path,
-    folder: Path,
-    name: str,
     out: Path,
 ) -> dict[str, float]:
-    """Score one model directory, leave what was found in `out`, and return every score but the single classes' as SET/METRIC."""
+    """A contestant that is trained here: its last weights, and beside them the averaged ones, if there are any."""
+
+    def scored(folder: Path, name: str, out: Path) -> dict[str, float]:
+        source = provenance(prepared, folder, params, external)
+        with _bars(name) as track:
+            encoder = open_encoder(folder, params, device, track, paths.embeddings)
+            return _leave(score(encoder, prepared, params, external), source, out)
+
+    scores = scored(paths.model(contestant), contestant, out)
+    if (averaged := paths.averaged(contestant)).is_dir():
+        beside = scored(averaged, f"{contestant}, ema", out / "ema")
+        scores |= {f"ema/{name}": value for name, value in beside.items()}
+    return scores
+
+
+def _score_other(
+    params: Params, root: Path, name: str, prepared: Prepared, external: Sequence[EvalSet], device: torch.device, out: Path
+) -> dict[str, float]:
+    """A contestant that is not trained here, with its own tokenizer and preprocessing; no score if it cannot be fetched."""
+    try:
+        opened = open_other(params.compare.others[name], root, device)
+    except Unfetchable as error:
+        print(f"evaluate {name}: left out: {error}")
+        write_json(out / UNAVAILABLE, {"sentence": str(error)})
+        return {}
+    write_json(out / ABOUT, asdict(opened.facts))
+    source = {
+        "data": prepared.hash,
+        "sets": {data.name: data.hash for data in external},
+        "weights": opened.facts.weights,
+        "tokenizer": None,
+        "kind": opened.facts.form,
+        "evaluate": params.evaluate.model_dump(mode="json"),
+    }
     with _bars(name) as track:
-        outcomes = score(open_encoder(folder, params, device, track, kept), prepared, params, external)
+        encoder = Encoder(opened.model, opened.tokenize, opened.preprocess, params.evaluate.batch, device, track)
+        outcomes = score(encoder, prepared, params.evaluate, external)
+    return _leave(outcomes, source, out)
+
+
+def _leave(outcomes: Sequence[Outcome], source: Mapping[str, Any], out: Path) -> dict[str, float]:
+    """Leave what was found in `out`, and return every score but the single classes' as SET/METRIC."""
     rows = result_rows(outcomes)
     write_json(out / "metrics.json", headline_metrics(rows))
     write_json(out / "results.json", rows)
     write_json(out / "confusion.json", confusion_rows(outcomes))
-    write_json(out / "provenance.json", provenance(prepared, folder, params, external))
+    write_json(out / PROVENANCE, source)
     with atomic_file(out / "items.parquet") as handle:
         pq.write_table(item_table(outcomes), handle)
     return {f"{row['set']}/{row['metric']}": row["value"] for row in rows if not row["metric"].startswith(PER_CLASS)}

@@ -13,9 +13,10 @@ import pytest
 import yaml
 from pipelinekit import Workspace, new_workspace
 
-from flows.pipeline import STAGES
-from limoe.config import CONTESTANTS
+from flows.pipeline import stages
+from limoe.config import CONTESTANTS, Params
 
+STAGES = stages(Params.load(Path(__file__).parents[2] / "params.yaml").compare)
 pytestmark = pytest.mark.timeout(900)
 
 

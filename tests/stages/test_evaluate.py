@@ -6,7 +6,8 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-from evalkit import prepared_rows, tiny_params, write_model, write_prepared
+from evalkit import prepared_rows, tiny_params, with_others, write_model, write_prepared
+from otherkit import save_forms, tiny_clip
 
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
@@ -169,3 +170,39 @@ def test_a_missing_model_is_named(project, tmp_path):
     params, paths = project
     with pytest.raises(UserError, match="no such file"):
         provenance(Prepared(paths.prepared), tmp_path, params.evaluate)
+
+
+def test_further_contestants_are_scored_on_the_same_items_by_their_own_tokenizer(project, tmp_path):
+    params, paths = project
+    save_forms(tiny_clip(), tmp_path)
+    models = {"open": {"path": str(tmp_path / "folder")}, "twin": {"path": str(paths.model("dense"))}}
+    params = with_others(params, models=models)
+    for name in models:
+        evaluate.run(params, paths, name)
+        assert {path.name for path in paths.evaluate(name).iterdir()} == OUTS | {"about.json"}
+    keys = {
+        name: pq.read_table(paths.evaluate(name) / "items.parquet").drop_columns("value") for name in ("dense", "open", "twin")
+    }
+    assert keys["open"].equals(keys["dense"])
+    assert read(paths, "twin", "results.json") == read(paths, "dense", "results.json")
+    assert read(paths, "open", "about.json")["form"] == "open_clip folder folder"
+    source = read(paths, "open", "provenance.json")
+    assert (source["data"], source["weights"]) == (Prepared(paths.prepared).hash, read(paths, "open", "about.json")["weights"])
+
+
+def test_a_contestant_that_cannot_be_fetched_leaves_a_sentence_and_no_score(project, monkeypatch):
+    params, paths = project
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", unreachable)
+    evaluate.run(with_others(params, fetched={"far": {"architecture": "ViT-B-32", "tag": "openai"}}), paths, "far")
+    assert [path.name for path in paths.evaluate("far").iterdir()] == ["unavailable.json"]
+    assert "could not be fetched: no network" in read(paths, "far", "unavailable.json")["sentence"]
+
+
+def test_an_unknown_contestant_is_refused(project):
+    params, paths = project
+    with pytest.raises(UserError, match="'limo' is no contestant: limoe, dense, clip are"):
+        evaluate.run(params, paths, "limo")
+
+
+def unreachable(cfg):
+    raise OSError("no network")

@@ -1,0 +1,1 @@
+"""Contestants that are not trained here, opened from whatever form their weights have."""
