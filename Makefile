@@ -55,7 +55,7 @@ constraints: ## pin constraints.txt anew: what pip chooses for pyproject.toml in
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; name one with make PYTHON=..." >&2; exit 2; }
 	rm -rf .limoe/pin
 	$(PYTHON) -m venv .limoe/pin
-	.limoe/pin/bin/python -m pip install --quiet -e '.[dev,bench]'
+	.limoe/pin/bin/python -m pip install --quiet -e '.[dev,bench,gpu]'
 	.limoe/pin/bin/python -m pip freeze --exclude-editable --exclude setuptools | LC_ALL=C sort -f > constraints.txt
 	rm -rf .limoe/pin
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from evalkit import with_others
 
 from limoe.config import CONTESTANTS, Params
 from limoe.evals.sets import Items, Outcome, Score, item_table, result_rows
 from limoe.files import read_json, sha256_file, write_bytes, write_json, write_text
 from limoe.paths import Paths
 
-PICTURES, SCENES = 200, 150
+PICTURES, SCENES, SAMPLES = 200, 150, 153_600
 SHARES = {"limoe": 0.30, "dense": 0.30, "clip": 0.30}
 COSTS = {"limoe": (4_000_000, 1_000_000, 2.1e8), "dense": (1_000_000, 1_000_000, 2.0e8), "clip": (1_200_000, 1_200_000, 2.05e8)}
 
@@ -84,6 +86,38 @@ def plant_averaged(paths: Paths, name: str, share: float) -> None:
     write_json(folder / "provenance.json", source | {"weights": weights})
 
 
+def plant_further(paths: Paths, params: Params) -> tuple[Paths, Params]:
+    """Beside the three: `big` (a better model of forty times the pairs), `odd` (of unknown cost), two more seeds of LIMoE and of
+    the dense tower, and `far`, which could not be fetched; and the parameters that name them."""
+    plant_other(paths, "big", 0.6, like="clip", samples=40 * SAMPLES, data=None, form="A checkpoint of open_clip's ViT-B-32")
+    plant_other(paths, "odd", 0.2, like="clip", samples=None, data=None)
+    for seed in (1, 2):
+        plant_other(paths, f"limoe-{seed}", 0.30 + 0.02 * seed, like="limoe", seed=seed)
+        plant_other(paths, f"dense-{seed}", 0.20 + 0.02 * seed, like="dense", seed=seed)
+    write_json(paths.evaluate("far") / "unavailable.json", {"sentence": "its weights could not be fetched"})
+    seeds = {f"{name}-{seed}": {"path": "m", "seed_of": name} for name in ("limoe", "dense") for seed in (1, 2)}
+    models = {"big": {"path": "m"}, "odd": {"path": "m"}, **seeds}
+    fetched = {"far": {"architecture": "ViT-B-32", "tag": "openai"}}
+    return paths, with_others(params, models=models, fetched=fetched, tuning={"limoe": 60})
+
+
+def plant_other(paths: Paths, name: str, share: float, like: str, **about: Any) -> None:
+    """A further contestant, evaluated: it hits this share of the main test's pictures, and else what `like` hits."""
+    folder, source = paths.evaluate(name), paths.evaluate(like)
+    folder.mkdir(parents=True)
+    own = zero_shot("unseen-style", share, PICTURES, 1)
+    kept = [row for row in read_json(source / "results.json") if row["set"] != own.set]
+    write_json(folder / "results.json", [*result_rows([own]), *kept])
+    table = pq.read_table(source / "items.parquet")
+    rest = table.filter(pc.not_equal(table["set"], own.set))
+    pq.write_table(pa.concat_tables([item_table([own]), rest]), folder / "items.parquet")
+    weights = {"weights": name[0] * 64, "tokenizer": None}
+    write_json(folder / "provenance.json", read_json(source / "provenance.json") | weights)
+    total, active, flops = COSTS[like]
+    facts = {"form": f"A model, {name}", "params_total": total, "params_active": active, "flops": flops, "samples": SAMPLES}
+    write_json(folder / "about.json", facts | {"weights": name[0] * 64, "data": "d" * 64, "seed": None} | about)
+
+
 def only_validation(paths: Paths) -> Paths:
     """The same evidence without its test sets."""
     for name in CONTESTANTS:
@@ -95,7 +129,7 @@ def only_validation(paths: Paths) -> Paths:
 def _plant_training(paths: Paths, name: str, params: Params) -> None:
     folder = paths.train(name)
     total, active, flops = COSTS[name]
-    cost = {"params_total": total, "params_active": active, "flops_per_pair_forward": flops, "samples_seen": 153_600}
+    cost = {"params_total": total, "params_active": active, "flops_per_pair_forward": flops, "samples_seen": SAMPLES}
     write_json(folder / "cost.json", cost)
     tower = params.model.tower.model_dump(mode="json")
     train = params.train.model_dump(mode="json") | {"lr": 0.002, "steps": 600}

@@ -4,8 +4,9 @@ What may be concluded: intervals and tests cover the choice of test items, not t
 other seeds differ too, and with one seed each nothing here can see it.
 
 Items that belong together (the skin tones of one concept) are hit or missed together, so whole groups are resampled, and whole
-groups change sides in the paired test. McNemar's test, which takes items as independent, would find differences where there are
-none; where each group holds one item, the test here is its twin.
+groups change sides in the paired test. McNemar's test, which takes items as independent, would find differences there where there
+are none. Where each group holds one item, items are independent, and McNemar's exact test is used: the sign flips of such groups
+are the same test by sampling.
 
 Axes: N items, G groups, C columns of values, R resamples or sign patterns, B bins.
 """
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 ALPHA = 0.05
+MCNEMAR, SIGN_FLIPS = "McNemar", "sign flips"
 BLOCK_VALUES = 1 << 22
 SIGNS = 1  # added to a resampler's seed: signs are drawn apart from resamples
 ROUNDING = 1e-9  # sums of equal size may differ by this
@@ -71,6 +73,11 @@ class Resampler:
         sums_RC, counts_R = self.sums(values_NC)
         means_RC: Array = sums_RC / counts_R[:, None]
         return means_RC
+
+    @property
+    def single(self) -> bool:
+        """Whether each group holds one item."""
+        return self.groups == len(self._group_N)
 
     def sign_flip(self, difference_N: Array) -> float:
         """Two-sided p-value of a paired permutation test: under no difference between two models each group's difference could as
@@ -150,8 +157,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 @dataclass(frozen=True)
 class Paired:
     """One model against another on the same N items. difference and interval: of the share of hits, first minus second (-1..1).
-    wins, losses: items that only the first, only the second hits. p: of the groups' sign flips. p_holm: p adjusted for
-    its family."""
+    wins, losses: items that only the first, only the second hits. p: of `test`. p_holm: p adjusted for its family. test: MCNEMAR
+    where each group holds one item, else SIGN_FLIPS."""
 
     difference: float
     interval: Interval
@@ -160,6 +167,7 @@ class Paired:
     n: int
     p: float
     p_holm: float
+    test: str
 
     @property
     def verdict(self) -> str:
@@ -173,8 +181,21 @@ def paired(first_N: Array, second_N: Array, resampler: Resampler) -> Paired:
     """The comparison of two models' hits (0 or 1) on the same items; p_holm is p until `adjust` sees the family."""
     interval = _difference_interval(first_N - second_N, resampler)
     wins, losses = int((first_N > second_N).sum()), int((first_N < second_N).sum())
-    p = resampler.sign_flip(first_N - second_N)
-    return Paired(float((first_N - second_N).mean()), interval, wins, losses, len(first_N), p, p)
+    test = MCNEMAR if resampler.single else SIGN_FLIPS
+    p = mcnemar(wins, losses) if resampler.single else resampler.sign_flip(first_N - second_N)
+    return Paired(float((first_N - second_N).mean()), interval, wins, losses, len(first_N), p, p, test)
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Two-sided p-value of McNemar's exact test: how often a fair coin that is thrown for each item which one model alone hits
+    falls at least as unevenly.
+
+    >>> mcnemar(9, 1), mcnemar(0, 0)
+    (0.021484375, 1.0)
+    """
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))) if wins != losses else 1.0
 
 
 def _difference_interval(difference_N: Array, resampler: Resampler) -> Interval:
@@ -185,7 +206,4 @@ def _difference_interval(difference_N: Array, resampler: Resampler) -> Interval:
 def adjust(family: Sequence[Paired]) -> list[Paired]:
     """The same comparisons with Holm's adjustment over all of them."""
     adjusted = holm([test.p for test in family])
-    return [
-        Paired(test.difference, test.interval, test.wins, test.losses, test.n, test.p, p)
-        for test, p in zip(family, adjusted, strict=True)
-    ]
+    return [replace(test, p_holm=p) for test, p in zip(family, adjusted, strict=True)]

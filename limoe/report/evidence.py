@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,22 +20,27 @@ from limoe.evals.sets import Items
 from limoe.files import read_json
 from limoe.model.shards import weights_hash
 from limoe.paths import Paths
+from limoe.report.budget import Budget
+from limoe.report.names import WHAT_THEY_ARE
 
 SCORED_ON = {"data": "prepared sets", "sets": "sets of evaluate.sets", "evaluate": "evaluate settings"}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One contestant. scores: by (set, metric), with n. averaged: those of its averaged weights, none without `train.ema`.
-    items: by (set, metric). curve: rows of metrics.jsonl. routing: rows of routing.parquet, none for a model without experts.
-    settings: params.json. rollbacks: those of health.json. provenance: what the scores belong to."""
+    """One contestant. form: what it is. scores: by (set, metric), with n. averaged: those of its averaged weights, none without
+    `train.ema`. items: by (set, metric). curve: rows of metrics.jsonl. routing: rows of routing.parquet, none for a model without
+    experts. settings: params.json. rollbacks: those of health.json. These four are empty for one that was not trained here. seed:
+    of its training, if it is known. provenance: what the scores belong to."""
 
-    name: Contestant
+    name: str
+    form: str
     scores: dict[tuple[str, str], tuple[float, int]]
     averaged: dict[tuple[str, str], tuple[float, int]]
     items: dict[tuple[str, str], Items]
     provenance: dict[str, Any]
-    cost: dict[str, float]
+    budget: Budget
+    seed: int | None
     settings: dict[str, Any]
     rollbacks: list[dict[str, Any]]
     curve: list[dict[str, Any]]
@@ -45,28 +51,58 @@ class Evidence:
         return self.items[name, metric].values[metric]
 
 
-def load_evidence(paths: Paths, contestants: Sequence[Contestant]) -> list[Evidence]:
-    """Every contestant's evidence; UserError if one is missing or stale, or was trained or scored otherwise than the first."""
-    found = [_load(paths, name) for name in contestants]
+def load_evidence(
+    paths: Paths, contestants: Sequence[Contestant], tuning: Mapping[str, int] = MappingProxyType({})
+) -> list[Evidence]:
+    """The evidence of contestants that are trained here; UserError if one is missing or stale, or was trained or scored otherwise
+    than the first. tuning: trials behind a contestant's settings."""
+    found = [_load(paths, name, tuning.get(name)) for name in contestants]
     for one in found:
         _check_current(paths, one)
     for other in found[1:]:
-        for what, told in SCORED_ON.items():
-            if other.provenance[what] != found[0].provenance[what]:
-                raise UserError(
-                    f"{paths.evaluate(other.name)} and {paths.evaluate(found[0].name)} are not comparable: they were scored with "
-                    f"different {told}; run `limoe evaluate` for both again"
-                )
+        check_scored_alike(paths, found[0], other)
         for key in SHARED:
             if other.settings["train"][key] != found[0].settings["train"][key]:
                 raise UserError(
                     f"{paths.train(other.name)} and {paths.train(found[0].name)} are not comparable: they were trained with "
                     f"different train.{key}; run `limoe train` and `limoe evaluate` for both again"
                 )
-        same = {key: items.keys for key, items in other.items.items()} == {key: i.keys for key, i in found[0].items.items()}
-        if not same:
-            raise UserError(f"{paths.evaluate(other.name)} scored other items than {paths.evaluate(found[0].name)}")
     return found
+
+
+def load_other(paths: Paths, name: str, tuning: int | None) -> Evidence:
+    """The evidence of a contestant that is not trained here, evaluated as it is; UserError if it was not."""
+    folder = paths.evaluate(name)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; run `limoe evaluate {name}` first")
+    about = read_json(folder / "about.json")
+    sizes = (about["params_total"], about["params_active"], about["flops"])
+    return Evidence(
+        name=name,
+        form=about["form"],
+        scores=_scores(folder),
+        averaged={},
+        items=_items(_table(folder / "items.parquet")),
+        provenance=read_json(folder / "provenance.json"),
+        budget=Budget(*sizes, about["samples"], about["data"], tuning),
+        seed=about["seed"],
+        settings={},
+        rollbacks=[],
+        curve=[],
+        routing=pa.table({}),
+    )
+
+
+def check_scored_alike(paths: Paths, first: Evidence, other: Evidence) -> None:
+    """UserError unless both were scored on the same items of the same prepared set, by the same settings."""
+    for what, told in SCORED_ON.items():
+        if other.provenance[what] != first.provenance[what]:
+            raise UserError(
+                f"{paths.evaluate(other.name)} and {paths.evaluate(first.name)} are not comparable: they were scored with "
+                f"different {told}; run `limoe evaluate` for both again"
+            )
+    if {key: items.keys for key, items in other.items.items()} != {key: items.keys for key, items in first.items.items()}:
+        raise UserError(f"{paths.evaluate(other.name)} scored other items than {paths.evaluate(first.name)}")
 
 
 def _check_current(paths: Paths, one: Evidence) -> None:
@@ -89,20 +125,24 @@ def _check_current(paths: Paths, one: Evidence) -> None:
         )
 
 
-def _load(paths: Paths, name: Contestant) -> Evidence:
+def _load(paths: Paths, name: Contestant, tuning: int | None) -> Evidence:
     evaluated, trained = paths.evaluate(name), paths.train(name)
     for folder, stage in ((evaluated, "evaluate"), (trained, "train")):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; run `limoe {stage} {name}` first")
     averaged = paths.evaluate_averaged(name)
+    cost, settings = read_json(trained / "cost.json"), read_json(trained / "params.json")
+    sizes = (cost["params_total"], cost["params_active"], cost["flops_per_pair_forward"])
     return Evidence(
         name=name,
+        form=WHAT_THEY_ARE[name],
         scores=_scores(evaluated),
         averaged=_scores(averaged) if averaged.is_dir() else {},
         items=_items(_table(evaluated / "items.parquet")),
         provenance=read_json(evaluated / "provenance.json"),
-        cost=read_json(trained / "cost.json"),
-        settings=read_json(trained / "params.json"),
+        budget=Budget(*sizes, cost["samples_seen"], settings["data"], tuning),
+        seed=settings["train"]["seed"],
+        settings=settings,
         rollbacks=read_json(trained / "health.json")["rollbacks"],
         curve=_json_lines(trained / "metrics.jsonl"),
         routing=_table(trained / "routing.parquet"),

@@ -8,10 +8,9 @@ from typing import Any
 from limoe.report.charts import axis, base_layout
 from limoe.report.document import Figure
 from limoe.report.evidence import Evidence
-from limoe.report.names import METRICS, MODELS
+from limoe.report.names import METRICS, looks, title
 from limoe.report.scores import Measured
 
-SYMBOLS = {"limoe": "circle", "dense": "square", "clip": "diamond"}  # so that colour is not all that tells them apart
 ROW_HEIGHT, MARGINS = 46, 96  # px
 
 
@@ -24,6 +23,7 @@ def forest(measured: Sequence[Measured], evidence: Sequence[Evidence], caption: 
     """Scores with their intervals, a row a test, a mark a contestant; a tick where chance is known."""
     tests = list(dict.fromkeys((one.set, one.metric) for one in measured))
     names = [one.name for one in evidence]
+    drawn = looks(names)
     data = []
     for place, name in enumerate(names):
         mine = [one for one in measured if one.model == name]
@@ -31,7 +31,7 @@ def forest(measured: Sequence[Measured], evidence: Sequence[Evidence], caption: 
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": MODELS[name],
+                "name": title(name),
                 "x": [round(100 * one.value, 3) for one in mine],
                 "y": [tests.index((one.set, one.metric)) + 0.24 * (place - (len(names) - 1) / 2) for one in mine],
                 "error_x": {
@@ -41,11 +41,11 @@ def forest(measured: Sequence[Measured], evidence: Sequence[Evidence], caption: 
                     "arrayminus": [round(100 * (one.value - one.low), 3) for one in mine],
                     "thickness": 2,
                     "width": 0,
-                    "color": f"@{name}",
+                    "color": f"@{drawn[name].colour}",
                 },
-                "marker": {"color": f"@{name}", "symbol": SYMBOLS[name], "size": 9},
+                "marker": {"color": f"@{drawn[name].colour}", "symbol": drawn[name].symbol, "size": 9},
                 "text": [f"{one.set}, {METRICS[one.metric]}" for one in mine],
-                "hovertemplate": "%{text}<br><b>%{x:.1f}%</b><extra>" + MODELS[name] + "</extra>",
+                "hovertemplate": "%{text}<br><b>%{x:.1f}%</b><extra>" + title(name) + "</extra>",
             }
         )
     data.append(_chance_ticks(tests, evidence[0]))
@@ -89,18 +89,19 @@ def _chance_ticks(tests: Sequence[tuple[str, str]], evidence: Evidence) -> dict[
 
 
 def curves(evidence: Sequence[Evidence]) -> Figure:
-    """The contrastive loss of each contestant while it trained."""
+    """The contrastive loss of each contestant that was trained here."""
     data = [
         {
             "type": "scatter",
             "mode": "lines",
-            "name": MODELS[one.name],
+            "name": title(one.name),
             "x": [row["step"] for row in one.curve if "contrastive" in row],
             "y": [round(row["contrastive"], 4) for row in one.curve if "contrastive" in row],
             "line": {"color": f"@{one.name}", "width": 2, "dash": {"limoe": "solid", "dense": "dash", "clip": "dot"}[one.name]},
-            "hovertemplate": "step %{x}: %{y:.3f}<extra>" + MODELS[one.name] + "</extra>",
+            "hovertemplate": "step %{x}: %{y:.3f}<extra>" + title(one.name) + "</extra>",
         }
         for one in evidence
+        if one.curve
     ]
     layout = base_layout(
         340,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-MODELS = {"limoe": "LIMoE", "dense": "Dense tower", "clip": "CLIP"}
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+MODELS = {"limoe": "LIMoE", "dense": "Dense tower", "clip": "CLIP"}  # those that are trained here; others keep their names
 IN_SENTENCES = {"limoe": "LIMoE", "dense": "the dense tower", "clip": "CLIP"}
 WHAT_THEY_ARE = {
     "limoe": "One tower for pictures and captions; the MLP of every second block is a mixture of experts.",
     "dense": "The same tower with plain MLPs: what the experts must beat at equal active FLOPs.",
     "clip": "Two towers, one for each modality, built by open_clip and matched in FLOPs a pair.",
 }
+OTHER_COLOURS, OTHER_SYMBOLS = ("series1", "series4", "series5"), ("triangle-up", "star", "x", "hexagon", "cross", "pentagon")
 METRICS = {
     "top1": "top-1",
     "top5": "top-5",
@@ -61,11 +66,25 @@ WORDS = {
         "95%, by resampling the test items (whole groups of them, such as the skin tones of one concept). It "
         "covers the choice of items, not the luck of a training: with one seed each, nothing here can see that."
     ),
+    "McNemar, sign flips": (
+        "The paired test behind a p. Where every group of a set holds one item, items are independent and McNemar's exact test "
+        "is used; where groups hold several, whole groups change sides between the two models at random."
+    ),
+    "over seeds": (
+        "Mean and standard deviation over trainings that differ in their seed alone. Their test is Student's, of differences "
+        "between trainings of equal seed: it covers the luck of a training and takes the test items as they are."
+    ),
+    "equal budget": (
+        "The same prepared set, the same number of pairs seen, and FLOPs of the training within 10% of LIMoE's. Only then may "
+        "better and worse be said of the models; elsewhere a score is shown against what it cost."
+    ),
+    "frontier": "The contestants that none beats at no higher cost.",
+    "tuning": "Trials of the search by which the settings were chosen, as compare.tuning says; unknown where it says nothing.",
     "items won, lost": "Items that LIMoE alone, or the baseline alone, hits.",
     "better, worse": (
-        "Printed only where two things agree: the p of a permutation test, in which whole groups of items change "
-        "sides between the two models at random (where every group is one item it is McNemar's test), adjusted by Holm "
-        "for all tests on this page, is below 0.05, and the interval of the difference excludes 0."
+        "Printed only at an equal budget and where two things agree: the p of the paired test, adjusted by Holm for all "
+        "such tests on this page, is below 0.05, and the interval of the difference excludes 0. At another budget the score "
+        "alone is called higher or lower, by the same rule."
     ),
     "active parameters": (
         "Those that one token meets: of all experts in a block, the one (K of them) it is sent to. Embeddings count whole."
@@ -81,6 +100,36 @@ WORDS = {
     ),
     "gate confidence": "Mean over tokens of the largest probability that the router gives an expert.",
 }
+
+
+def title(name: str) -> str:
+    """What a contestant is called where it stands alone.
+
+    >>> title("dense"), title("mine-b32")
+    ('Dense tower', 'mine-b32')
+    """
+    return MODELS.get(name, name)
+
+
+def in_sentence(name: str) -> str:
+    """What a contestant is called within a sentence."""
+    return IN_SENTENCES.get(name, name)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a contestant is drawn: its colour (a variable of the page's style) and symbol, so that colour is not all that tells."""
+
+    colour: str
+    symbol: str
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """How each contestant is drawn; further ones in the order of their names here."""
+    own = {"limoe": Look("limoe", "circle"), "dense": Look("dense", "square"), "clip": Look("clip", "diamond")}
+    others = [name for name in names if name not in own]
+    pairs = zip(others, cycle(OTHER_COLOURS), cycle(OTHER_SYMBOLS), strict=False)
+    return own | {name: Look(colour, symbol) for name, colour, symbol in pairs}
 
 
 def describe_set(name: str) -> str:

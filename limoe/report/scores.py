@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from limoe.config import CompareParams, Contestant
+from limoe.config import CompareParams
 from limoe.data.schema import SELECTION_SPLITS
 from limoe.evals.compare import Interval, Paired, Resampler, adjust, calibration_interval, mean_intervals, paired
 from limoe.report.evidence import Evidence
 
 FAMILIES = (("top1", "top5", "per_class"), ("i2t_r1", "i2t_r5", "i2t_r10"), ("t2i_r1", "t2i_r5", "t2i_r10"))
 TESTED = ("top1", "i2t_r1", "t2i_r1")
+AT_ANOTHER_BUDGET = {"better": "higher score", "worse": "lower score", "no difference shown": "no difference shown"}
 
 
 @dataclass(frozen=True)
 class Measured:
     """A score (a share, 0..1) of one model on one set, with its 95% interval, over n items."""
 
-    model: Contestant
+    model: str
     set: str
     metric: str
     value: float
@@ -36,14 +37,21 @@ class Measured:
 
 @dataclass(frozen=True)
 class Duel:
-    """LIMoE (score `ours`) against one baseline (score `theirs`) on one set and metric."""
+    """LIMoE (score `ours`) against one baseline (score `theirs`) on one set and metric. unequal: how the baseline's budget
+    differs from LIMoE's, "" if it does not."""
 
     set: str
     metric: str
-    baseline: Contestant
+    baseline: str
     ours: float
     theirs: float
     paired: Paired
+    unequal: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """As of `Paired`; where budgets differ it is the score that is higher or lower, and no model better or worse."""
+        return AT_ANOTHER_BUDGET[self.paired.verdict] if self.unequal else self.paired.verdict
 
 
 def sets_of(evidence: Sequence[Evidence]) -> list[str]:
@@ -90,6 +98,7 @@ def duels(evidence: Sequence[Evidence], params: CompareParams) -> list[Duel]:
             ours.scores[name, metric][0],
             other.scores[name, metric][0],
             _pair(ours, other, name, metric, params),
+            ours.budget.difference(other.budget),
         )
         for other in others
         for name in reported_sets(evidence)
@@ -97,10 +106,7 @@ def duels(evidence: Sequence[Evidence], params: CompareParams) -> list[Duel]:
         if (name, metric) in ours.items
     ]
     adjusted = adjust([duel.paired for duel in bare])
-    return [
-        Duel(duel.set, duel.metric, duel.baseline, duel.ours, duel.theirs, test)
-        for duel, test in zip(bare, adjusted, strict=True)
-    ]
+    return [replace(duel, paired=test) for duel, test in zip(bare, adjusted, strict=True)]
 
 
 def _resampler(evidence: Evidence, name: str, metric: str, params: CompareParams) -> Resampler:

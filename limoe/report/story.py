@@ -9,7 +9,10 @@ from limoe.config import CompareParams
 from limoe.report import figures, routing_figures, tables
 from limoe.report.document import Block, Bullets, Card, Cards, Document, Fold, Prose, Section, Terms
 from limoe.report.evidence import Evidence
-from limoe.report.names import MAIN_METRICS, METRICS, MODELS, WHAT_THEY_ARE, WORDS, describe_set
+from limoe.report.lineup import Lineup
+from limoe.report.names import MAIN_METRICS, METRICS, WORDS, describe_set, looks, title
+from limoe.report.over_seeds import seeds_section
+from limoe.report.pareto import pareto
 from limoe.report.published import NOTICE
 from limoe.report.routing import MODALITIES, RoutingLog
 from limoe.report.scores import TESTED, Duel, Measured, has_tests, reported_sets, sets_of
@@ -17,22 +20,29 @@ from limoe.report.verdict import against, by_baseline, count, headline, main_tes
 
 ONE_SEED = (
     "One training each: intervals and tests cover the choice of test items, not the luck of a training. A small difference may "
-    "turn with another seed. The shared recipe was chosen with LIMoE in mind; the baselines were not tuned separately."
+    "turn with another seed."
 )
+SEVERAL_SEEDS = (
+    "These tests compare one training each and cover the choice of test items; the luck of a training is tested "
+    "[over seeds](#seeds)."
+)
+TUNING = "How much each contestant's settings were tuned stands [beside its costs](#price): settings chosen for one favour it."
 
 
-def tell(
-    evidence: Sequence[Evidence], measured: Sequence[Measured], duels: Sequence[Duel], params: CompareParams, timing: str
-) -> Document:
+def tell(lineup: Lineup, measured: Sequence[Measured], duels: Sequence[Duel], params: CompareParams, timing: str) -> Document:
     """The whole report. timing: name of the file beside it that holds what differs between two equal runs."""
+    evidence, over_seeds = lineup.evidence, seeds_section(lineup.seeds)
     lead: list[Block] = [_cards(evidence, measured), Prose(main_test(measured, evidence))]
     for baseline, mine in by_baseline(duels).items():
         told, lines = against(baseline, mine)
         lead += [Prose(told), Bullets(lines)]
-    lead += [Prose(price(evidence, timing)), Prose(ONE_SEED, "quiet")]
+    lead += [Prose(price(evidence, timing)), Prose(f"{SEVERAL_SEEDS if over_seeds else ONE_SEED} {TUNING}", "quiet")]
+    lead += [Prose(f"**Left out**: {name}: {why}.") for name, why in lineup.absent.items()]
     sections = [
         _scores(evidence, measured),
         Section("paired-tests", "Paired tests", _tests(duels)),
+        *over_seeds,
+        Section("pareto", "Quality against cost", _pareto(evidence, measured)),
         Section("price", "Cost", _price(evidence, timing)),
         Section("training", "Training", [figures.curves(evidence), *_rollbacks(evidence)]),
         *_routing(evidence),
@@ -46,19 +56,32 @@ def tell(
 
 
 def _cards(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Cards:
-    """Per contestant: its score on the first reported set, its retrieval on the last, its parameters."""
-    tests = reported_sets(evidence)
-    wanted = [(tests[0], "top1"), (tests[-1], "i2t_r1")]
+    """Per contestant: its main scores and its parameters."""
+    drawn = looks([one.name for one in evidence])
     cards = []
     for one in evidence:
         scores = {(m.set, m.metric): m for m in measured if m.model == one.name}
-        lines = [(percent(scores[key].value), f"{key[0]}, {METRICS[key[1]]}") for key in wanted if key in scores]
-        size = f"{count(one.cost['params_active'])} of {count(one.cost['params_total'])}"
+        lines = [(percent(scores[key].value), f"{key[0]}, {METRICS[key[1]]}") for key in _main(evidence)]
+        size = f"{count(one.budget.params_active)} of {count(one.budget.params_total)}"
         lines.append((size, "parameters active for a token"))
         if one.rollbacks:
             lines.append((str(len(one.rollbacks)), "rollbacks: see Training"))
-        cards.append(Card(MODELS[one.name], one.name, WHAT_THEY_ARE[one.name], lines))
+        cards.append(Card(title(one.name), drawn[one.name].colour, one.form, lines))
     return Cards(cards)
+
+
+def _main(evidence: Sequence[Evidence]) -> list[tuple[str, str]]:
+    """What is looked at first: top-1 on the first reported set, retrieval on the last; those of them that there are."""
+    tests = reported_sets(evidence)
+    return [key for key in ((tests[0], "top1"), (tests[-1], "i2t_r1")) if key in evidence[0].items]
+
+
+def _pareto(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> list[Block]:
+    text = (
+        "Where budgets differ no model is called better: what a score cost is part of it. The dotted line joins the contestants "
+        "that none beats at no higher cost; whoever's training cost is unknown is missing on that side."
+    )
+    return [Prose(text), *pareto(measured, evidence, _main(evidence))]
 
 
 def _scores(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Section:
@@ -86,8 +109,9 @@ def _scores(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Secti
 def _tests(duels: Sequence[Duel]) -> list[Block]:
     return [
         Prose(
-            f"{len(duels)} tests, adjusted as one family (Holm). A verdict needs two things to agree: a permutation test, "
-            "in which whole groups of items change sides, and the interval of the difference, resampled by groups."
+            f"{len(duels)} tests, adjusted as one family (Holm). A verdict needs two things to agree: the paired test (McNemar's "
+            "exact one where every group holds one item, else sign flips of whole groups), and the interval of the difference, "
+            "resampled by groups."
         ),
         tables.duel_table(duels),
     ]

@@ -44,7 +44,7 @@ nav a { color: var(--quiet); text-decoration: none; }
 nav a:hover { color: var(--accent); text-decoration: underline; }
 td code { white-space: nowrap; }
 .quiet { color: var(--quiet); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .9rem; margin: 1.5rem 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: .9rem; margin: 1.5rem 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.1rem 1.1rem;
   border-top: 3px solid var(--mark); }
 .card h3 { margin: 0; font-size: 1.05rem; }

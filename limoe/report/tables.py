@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from limoe.files import flatten
+from limoe.report.budget import Budget
 from limoe.report.document import Cell, Table, Tone
 from limoe.report.evidence import Evidence
-from limoe.report.names import IN_SENTENCES, MAIN_METRICS, METRICS, MODELS
+from limoe.report.names import MAIN_METRICS, METRICS, in_sentence, title
 from limoe.report.published import NOTICE, ROWS
 from limoe.report.routing import MODALITIES, RoutingLog
 from limoe.report.scores import Duel, Measured
 from limoe.report.verdict import count, percent, points, span
 
-TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "no difference shown": "quiet"}
+TONES: dict[str, Tone] = {"better": "good", "worse": "bad"}  # all else is quiet
+UNKNOWN = Cell("unknown", sort=-1.0)
 
 
 def score_table(measured: Sequence[Measured], evidence: Sequence[Evidence], caption: str) -> Table:
@@ -31,7 +33,7 @@ def score_table(measured: Sequence[Measured], evidence: Sequence[Evidence], capt
         ]
         for (name, metric), models in cells.items()
     ]
-    columns = ["Set", *(MODELS[one.name] for one in evidence), "Chance", "Items"]
+    columns = ["Set", *(title(one.name) for one in evidence), "Chance", "Items"]
     return Table(caption, columns, rows, frozenset(range(1, len(columns))))
 
 
@@ -54,7 +56,7 @@ def averaged_table(evidence: Sequence[Evidence], sets: Sequence[str], caption: s
         return None
     names = [(name, metric) for name, metric in having[0].averaged if name in sets and metric in MAIN_METRICS]
     rows = [[Cell(name, METRICS[metric]), *(_beside(one, name, metric) for one in having)] for name, metric in names]
-    columns = ["Set", *(MODELS[one.name] for one in having)]
+    columns = ["Set", *(title(one.name) for one in having)]
     return Table(caption, columns, rows, frozenset(range(1, len(columns))))
 
 
@@ -78,17 +80,31 @@ def duel_table(duels: Sequence[Duel]) -> Table:
     rows = [
         [
             Cell(duel.set, METRICS[duel.metric]),
-            Cell(MODELS[duel.baseline]),
+            Cell(title(duel.baseline), duel.unequal or "equal budget"),
             Cell(percent(duel.ours), sort=duel.ours),
             Cell(percent(duel.theirs), sort=duel.theirs),
             Cell(points(duel.paired.difference), _points_span(duel), duel.paired.difference),
             Cell(f"{duel.paired.wins} / {duel.paired.losses}", sort=duel.paired.wins - duel.paired.losses),
-            Cell("< 0.001" if duel.paired.p_holm < 0.001 else f"{duel.paired.p_holm:.3f}", sort=duel.paired.p_holm),
-            Cell(duel.paired.verdict, tone=TONES[duel.paired.verdict]),
+            Cell(p_value(duel.paired.p_holm), duel.paired.test, duel.paired.p_holm),
+            verdict_cell(duel.verdict),
         ]
         for duel in duels
     ]
     return Table("LIMoE against each baseline on the same items", columns, rows, frozenset({2, 3, 4, 5, 6}))
+
+
+def p_value(p: float) -> str:
+    """A p in three decimals.
+
+    >>> p_value(0.0004), p_value(0.0312)
+    ('< 0.001', '0.031')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def verdict_cell(verdict: str) -> Cell:
+    """A verdict, coloured where one model is better."""
+    return Cell(verdict, tone=TONES.get(verdict, "quiet"))
 
 
 def _points_span(duel: Duel) -> str:
@@ -96,28 +112,38 @@ def _points_span(duel: Duel) -> str:
 
 
 def cost_table(evidence: Sequence[Evidence]) -> Table:
-    """What each contestant holds, computes and has seen; beside it as a multiple of the dense tower's."""
+    """What each contestant holds, computes, has seen and was tuned; numbers also as multiples of the dense tower's."""
     base = next(one for one in evidence if one.name == "dense")
 
-    def row(title: str, note: str, values: Sequence[float]) -> list[Cell]:
-        first = values[list(evidence).index(base)]
-        return [Cell(title, note), *(Cell(count(value), f"{value / first:.2f} ×", value) for value in values)]
+    def row(name: str, note: str, of: Callable[[Budget], float | None]) -> list[Cell]:
+        return [Cell(name, note), *(_multiple(of(one.budget), of(base.budget)) for one in evidence)]
 
-    def of(name: str) -> list[float]:
-        return [one.cost[name] for one in evidence]
-
-    forward, seen = of("flops_per_pair_forward"), of("samples_seen")
     rows = [
-        row("Parameters", "all", of("params_total")),
-        row("Parameters", "active for one token", of("params_active")),
-        row("FLOPs a pair", "forward", forward),
-        row("Pairs seen", "in training", seen),
-        row("FLOPs of the training", "three forward passes a pair", [3 * f * s for f, s in zip(forward, seen, strict=True)]),
+        row("Parameters", "all", lambda budget: budget.params_total),
+        row("Parameters", "active for one token", lambda budget: budget.params_active),
+        row("FLOPs a pair", "forward", lambda budget: budget.forward),
+        row("Pairs seen", "in training", lambda budget: budget.samples),
+        row("FLOPs of the training", "three forward passes a pair", lambda budget: budget.training),
+        [Cell("Tuning", "trials"), *(_tuning(one.budget.tuning) for one in evidence)],
+        [Cell("Training data", "SHA-256"), *(_data(one.budget.data) for one in evidence)],
     ]
-    columns = ["Cost", *(MODELS[one.name] for one in evidence)]
-    return Table(
-        f"Costs, and each as a multiple of what {IN_SENTENCES[base.name]} has", columns, rows, frozenset(range(1, len(columns)))
-    )
+    columns = ["Cost", *(title(one.name) for one in evidence)]
+    caption = f"Costs, and each as a multiple of what {in_sentence(base.name)} has"
+    return Table(caption, columns, rows, frozenset(range(1, len(columns))))
+
+
+def _multiple(value: float | None, base: float | None) -> Cell:
+    if value is None or base is None:
+        return UNKNOWN
+    return Cell(count(value), f"{value / base:.3g} ×" if value >= 100 * base else f"{value / base:.2f} ×", value)
+
+
+def _tuning(trials: int | None) -> Cell:
+    return UNKNOWN if trials is None else Cell(f"{trials:,}", sort=trials)
+
+
+def _data(digest: str | None) -> Cell:
+    return UNKNOWN if digest is None else Cell(f"`{digest[:16]}`")
 
 
 def routing_table(log: RoutingLog) -> Table:
@@ -157,7 +183,8 @@ def published_table() -> Table:
 
 def settings_table(evidence: Sequence[Evidence]) -> Table:
     """Every setting of the training; a cell is empty where a contestant has no such setting."""
-    flat = [flatten(one.settings) for one in evidence]
+    trained = [one for one in evidence if one.settings]
+    flat = [flatten(one.settings) for one in trained]
     names = sorted({name for settings in flat for name in settings})
 
     def value(settings: dict[str, Any], name: str) -> str:
@@ -166,14 +193,18 @@ def settings_table(evidence: Sequence[Evidence]) -> Table:
         return "`null`" if settings[name] is None else f"`{settings[name]}`"
 
     rows = [[Cell(name), *(Cell(value(settings, name)) for settings in flat)] for name in names]
-    return Table("Settings of the trainings", ["Setting", *(MODELS[one.name] for one in evidence)], rows)
+    return Table("Settings of the trainings", ["Setting", *(title(one.name) for one in trained)], rows)
 
 
 def hash_table(evidence: Sequence[Evidence]) -> Table:
     """SHA-256 of what the scores belong to."""
     rows = [
         [Cell("prepared set"), *(Cell(f"`{one.provenance['data'][:16]}`") for one in evidence)],
-        [Cell("tokenizer"), *(Cell(f"`{one.provenance['tokenizer'][:16]}`") for one in evidence)],
+        [Cell("tokenizer"), *(_tokenizer(one.provenance["tokenizer"]) for one in evidence)],
         [Cell("weights"), *(Cell(f"`{one.provenance['weights'][:16]}`") for one in evidence)],
     ]
-    return Table("What the scores belong to (SHA-256, first 16 digits)", ["File", *(MODELS[one.name] for one in evidence)], rows)
+    return Table("What the scores belong to (SHA-256, first 16 digits)", ["File", *(title(one.name) for one in evidence)], rows)
+
+
+def _tokenizer(digest: str | None) -> Cell:
+    return Cell("its own") if digest is None else Cell(f"`{digest[:16]}`")

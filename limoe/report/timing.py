@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FIGURES = {
     "step_ms_median": "median step, ms",
     "seconds": "training, s",
+    "joules": "energy of the GPU in training, J",
     "steps": "steps timed",
     "pairs_per_s": "pairs a second",
     "tokens_per_s": "tokens a second",
@@ -32,8 +33,9 @@ FIGURES = {
 UNKNOWN = "–"
 NOTE = (
     "Of the last trainings on this machine; no two runs agree on these, so the report leaves them out. The seconds of a "
-    "training that was interrupted are those of all its steps; one whose result came from DVC's cache has no figures. MFU: the "
-    "share of a GPU's measured matrix products that the model's own FLOPs, forward and backward, make up."
+    "training that was interrupted are those of all its steps, and so are its joules, which NVML counts for the whole card; one "
+    "whose result came from DVC's cache has no figures. MFU: the share of a GPU's measured matrix products that the model's own "
+    "FLOPs, forward and backward, make up."
 )
 
 

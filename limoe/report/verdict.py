@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from limoe.config import Contestant
 from limoe.report.evidence import Evidence
-from limoe.report.names import IN_SENTENCES, METRICS
+from limoe.report.names import METRICS, in_sentence
 from limoe.report.scores import Duel, Measured, has_tests, reported_sets
 
 LISTED = 3  # differences that a sentence names; the table has them all
 
 
 def tally(duels: Sequence[Duel]) -> tuple[int, int]:
-    """(tests in which LIMoE was better, tests in which it was worse)."""
+    """(tests in which LIMoE was better, tests in which it was worse), or its score higher and lower at another budget."""
     verdicts = [duel.paired.verdict for duel in duels]
     return verdicts.count("better"), verdicts.count("worse")
 
 
-def by_baseline(duels: Sequence[Duel]) -> dict[Contestant, list[Duel]]:
+def by_baseline(duels: Sequence[Duel]) -> dict[str, list[Duel]]:
     """The duels with each baseline, in their order."""
-    found: dict[Contestant, list[Duel]] = {}
+    found: dict[str, list[Duel]] = {}
     for duel in duels:
         found.setdefault(duel.baseline, []).append(duel)
     return found
 
 
 def headline(duels: Sequence[Duel], has_tests: bool = True) -> str:
-    """One sentence: whether LIMoE beat each baseline, and in how many of the tests; has_tests: whether these are on test sets."""
-    clauses = [_clause(IN_SENTENCES[baseline], mine) for baseline, mine in by_baseline(duels).items()]
+    """One sentence: whether LIMoE beat each baseline of equal budget, and in how many of the tests. has_tests: whether these are
+    on test sets."""
+    equal = by_baseline([duel for duel in duels if not duel.unequal])
+    if not equal:
+        return "No contestant had LIMoE's budget, so that none is called better: scores are shown against what they cost."
+    clauses = [_clause(in_sentence(baseline), mine) for baseline, mine in equal.items()]
     where = "" if has_tests else "On validation sets only, since there is no test set, "
     return f"{where}LIMoE {'; it '.join(clauses)}."
 
@@ -44,16 +47,20 @@ def _clause(name: str, duels: Sequence[Duel]) -> str:
     return f"was not told apart from {name} in any of {tests}"
 
 
-def against(baseline: Contestant, duels: Sequence[Duel]) -> tuple[str, list[str]]:
-    """In how many tests LIMoE was better, worse or neither than one baseline; and where and by how much, the largest first."""
-    won, lost = tally(duels)
+def against(baseline: str, duels: Sequence[Duel]) -> tuple[str, list[str]]:
+    """In how many tests LIMoE was better, worse or neither than one baseline; and where and by how much, the largest first. At
+    another budget its score was higher or lower, and what that cost is said."""
+    (won, lost), unequal = tally(duels), duels[0].unequal
+    better, worse = ("higher score", "lower score") if unequal else ("better", "worse")
     told = (
-        f"**Against {IN_SENTENCES[baseline]}**, in {len(duels)} paired tests: better in {won}, worse in {lost}, "
+        f"**Against {in_sentence(baseline)}**, in {len(duels)} paired tests: {better} in {won}, {worse} in {lost}, "
         f"no difference shown in {len(duels) - won - lost}."
     )
+    if unequal:
+        told += f" The budgets are not equal ({unequal}): see [quality against cost](#pareto)."
     lines = []
-    for verdict in ("better", "worse"):
-        chosen = sorted((duel for duel in duels if duel.paired.verdict == verdict), key=lambda duel: -abs(duel.paired.difference))
+    for verdict in (better, worse):
+        chosen = sorted((duel for duel in duels if duel.verdict == verdict), key=lambda duel: -abs(duel.paired.difference))
         lines += [f"{verdict}: {_difference(duel)}" for duel in chosen[:LISTED]]
         if len(chosen) > LISTED:
             lines.append(f"{verdict} in {len(chosen) - LISTED} more, [below](#paired-tests)")
@@ -66,19 +73,19 @@ def main_test(measured: Sequence[Measured], evidence: Sequence[Evidence]) -> str
     scores = [one for one in measured if (one.set, one.metric) == (first.set, first.metric)]
     chance, classes = evidence[0].scores.get((first.set, "chance"), (None, 0))
     setting = f" (chance among {classes:,} names is {percent(chance, 2)})" if chance is not None else f" (among {first.n:,})"
-    told = "; ".join(f"{IN_SENTENCES[one.model]} {percent(one.value)} ({span(one.low, one.high)})" for one in scores)
+    told = "; ".join(f"{in_sentence(one.model)} {percent(one.value)} ({span(one.low, one.high)})" for one in scores)
     what = "the main test" if has_tests(evidence) else "the first validation set"
     return f"**On {what}**, `{first.set}`, {METRICS[first.metric]}{setting}: {told}."
 
 
 def price(evidence: Sequence[Evidence], timing: str) -> str:
     """What LIMoE holds and computes beside the first baseline. timing: name of the file that has the seconds."""
-    ours, theirs = evidence[0].cost, evidence[1].cost
-    ratios = {name: ours[name] / theirs[name] for name in ("params_total", "params_active", "flops_per_pair_forward")}
+    ours, theirs = evidence[0].budget, evidence[1].budget
     return (
-        f"**The price**: LIMoE holds {ratios['params_total']:.1f} times as many parameters as {IN_SENTENCES[evidence[1].name]} "
-        f"({count(ours['params_total'])} against {count(theirs['params_total'])}), and needs {ratios['params_active']:.2f} times "
-        f"as many for one token and {ratios['flops_per_pair_forward']:.2f} times the FLOPs for a pair. "
+        f"**The price**: LIMoE holds {ours.params_total / theirs.params_total:.1f} times as many parameters as "
+        f"{in_sentence(evidence[1].name)} ({count(ours.params_total)} against {count(theirs.params_total)}), and needs "
+        f"{ours.params_active / theirs.params_active:.2f} times as many for one token and "
+        f"{ours.forward / theirs.forward:.2f} times the FLOPs for a pair. "
         f"Its steps take longer than its FLOPs say, since tokens must be sent to experts: [{timing}]({timing})."
     )
 
@@ -117,7 +124,7 @@ def count(number: float) -> str:
     >>> count(12_345_678)
     '12.3\\xa0M'
     """
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}\N{NO-BREAK SPACE}{letter}"
     return f"{number:.3g}"

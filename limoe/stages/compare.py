@@ -9,7 +9,7 @@ from __future__ import annotations
 from limoe.config import CONTESTANTS, Params
 from limoe.files import write_json, write_text
 from limoe.paths import Paths
-from limoe.report.evidence import load_evidence
+from limoe.report.lineup import load_lineup
 from limoe.report.markdown import to_markdown
 from limoe.report.page import to_html
 from limoe.report.scores import duels, measure
@@ -20,10 +20,11 @@ PAGE, TIMING = "report.html", "timing.md"
 
 
 def run(params: Params, paths: Paths) -> None:
-    """Compare limoe with each baseline."""
-    evidence = load_evidence(paths, CONTESTANTS)
+    """Compare limoe with each baseline and further contestant."""
+    lineup = load_lineup(paths, params.compare)
+    evidence = lineup.evidence
     measured = measure(evidence, params.compare, bins=int(evidence[0].provenance["evaluate"]["calibration_bins"]))
-    document = tell(evidence, measured, duels(evidence, params.compare), params.compare, TIMING)
+    document = tell(lineup, measured, duels(evidence, params.compare), params.compare, TIMING)
     write_json(paths.report / "metrics.json", [one.row() for one in measured])
     write_text(paths.report / "report.md", to_markdown(document, PAGE))
     write_text(paths.report / PAGE, to_html(document))

@@ -21,7 +21,7 @@ from limoe.data.thresholds import with_thresholds
 from limoe.data.transforms import Preprocess
 from limoe.dist import pick_device
 from limoe.evals.validation import Validation
-from limoe.files import atomic_file
+from limoe.files import atomic_file, write_json
 from limoe.model.io import save_model
 from limoe.paths import Paths
 from limoe.stages.train import open_trainer
@@ -29,7 +29,7 @@ from limoe.sweep.outcome import Kind, Outcome, judge
 from limoe.sweep.reports import append_report, read_reports
 from limoe.sweep.slots import limited_memory
 from limoe.sweep.spec import TrialSpec
-from limoe.train.contestants import caption_lengths, model_config
+from limoe.train.contestants import caption_lengths, cost, model_config
 from limoe.train.health import Alarm, Stopped
 from limoe.train.loop import Trainer
 from limoe.train.outcome import ROUTING_SCHEMA
@@ -94,6 +94,9 @@ def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached, keep_mod
         if keep_model:
             preprocess = Preprocess(config.tower.image_size).to_dict()
             save_model(folder / "model", config, trainer.model, data / TOKENIZER, preprocess)
+            resolved = {"model": config.model_dump(mode="json"), "train": train.model_dump(mode="json"), "data": prepared.hash}
+            write_json(folder / "params.json", resolved)  # as the train stage leaves them: what a comparison needs to know
+            write_json(folder / "cost.json", cost(trainer.model, config, train, lengths))
     return outcome
 
 

@@ -79,12 +79,14 @@ def throughput(trainer: Trainer, tower: TowerParams, costs: Mapping[str, float],
 
 
 def timing(trainer: Trainer, speed: Throughput) -> dict[str, Any]:
-    """Seconds of all steps, median step (ms), throughput; this process's peak of resident memory and, on a GPU, of what tensors
-    took (MB); pairs whose activations were held at a time; device, threads, precision."""
+    """Seconds of all steps, and joules of the GPU in them (None where NVML does not tell); median step (ms), throughput; this
+    process's peak of resident memory and, on a GPU, of what tensors took (MB); pairs whose activations were held at a time; device,
+    threads, precision."""
     device = trainer.device
     on_gpu = device.type == "cuda"
     return {
         "seconds": round(trainer.pace.seconds, 2),
+        "joules": None if trainer.pace.joules is None else round(trainer.pace.joules, 1),
         "steps": trainer.step,
         "step_ms_median": round(1000 * trainer.pace.step_seconds, 1),
         **asdict(speed),

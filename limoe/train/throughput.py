@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 
 from limoe.model.costs import TRAINING_PER_FORWARD
+from limoe.train.energy import energy_counter
 
 RECENT = 100  # intervals behind the median step
 SIDES = {"cuda": (4096, 8192), "cpu": (512, 1024)}  # of the square products
@@ -25,7 +26,7 @@ PATIENCE_SECONDS = 0.4  # of measuring, for each side
 
 
 class Pace:
-    """Seconds of a training's steps, taken only where the device has been waited for.
+    """Seconds of a training's steps, taken only where the device has been waited for, and joules, where the device counts them.
 
     A single step's seconds say nothing on a GPU, which lags behind whoever gives it work. So the clock is read once an interval:
     at each row of the log (whose figures were fetched), before a checkpoint, and where a run ends. What lies between `lap` and
@@ -35,8 +36,9 @@ class Pace:
     def __init__(self, device: torch.device) -> None:
         self.seconds = 0.0  # of all steps, those before an interruption included
         self._recent: deque[float] = deque(maxlen=RECENT)  # seconds a step, by interval
-        self._device = device
-        self._step, self._since = 0, 0.0
+        self._device, self._energy = device, energy_counter(device)
+        self.joules = 0.0 if self._energy else None  # of the same steps
+        self._step, self._since, self._drawn = 0, 0.0, 0.0
 
     @property
     def step_seconds(self) -> float:
@@ -46,6 +48,7 @@ class Pace:
     def start(self, step: int) -> None:
         """An interval begins after so many steps."""
         self._step, self._since = step, time.perf_counter()
+        self._drawn = self._energy() if self._energy else 0.0
 
     def lap(self, step: int) -> None:
         """The interval ends after so many steps, and the next one begins; nothing happens if there was no step."""
@@ -55,16 +58,19 @@ class Pace:
         seconds = time.perf_counter() - self._since
         self.seconds += seconds
         self._recent.append(seconds / (step - self._step))
+        if self._energy and self.joules is not None:
+            self.joules += self._energy() - self._drawn
         self.start(step)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {"seconds": self.seconds, "recent": list(self._recent)}
+        return {"seconds": self.seconds, "recent": list(self._recent), "joules": self.joules}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.seconds = state["seconds"]
         self._recent = deque(state["recent"], maxlen=RECENT)
+        self.joules = state["joules"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from scipy.stats import beta, binomtest
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from limoe.evals.compare import (
+    MCNEMAR,
+    SIGN_FLIPS,
     Interval,
     Paired,
     Resampler,
@@ -18,6 +20,7 @@ from limoe.evals.compare import (
     calibration_error,
     calibration_interval,
     holm,
+    mcnemar,
     mean_intervals,
     paired,
 )
@@ -91,6 +94,13 @@ def test_sign_flips_of_single_items_are_mcnemars_test(wins, losses):
     assert resampler(len(difference), 20_000).sign_flip(difference) == pytest.approx(exact, abs=0.012)
 
 
+@pytest.mark.parametrize("wins, losses", [(0, 0), (1, 0), (5, 1), (3, 3), (0, 60), (700, 640), (30_000, 29_000)])
+def test_mcnemars_test_is_that_of_scipys_binomial(wins, losses):
+    expected = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    assert mcnemar(wins, losses) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar(losses, wins) == mcnemar(wins, losses)
+
+
 def test_sign_flips_of_groups_by_hand():
     """Sums of the groups 3, 1, 1 (and a group without difference): of 8 sign patterns only the two equal ones reach 5."""
     groups = ["a"] * 3 + ["b", "c", "d", "d"]
@@ -149,7 +159,8 @@ def test_paired_counts_what_only_one_model_hits():
     found = paired(first, second, resampler(10))
     assert (found.wins, found.losses, found.n) == (3, 0, 10)
     assert found.difference == pytest.approx(0.3)
-    assert found.p == found.p_holm == pytest.approx(2 / 8, abs=0.04)
+    assert found.p == found.p_holm == 2 / 8
+    assert found.test == MCNEMAR
     assert found.interval.low >= 0
     assert found.verdict == "no difference shown"
 
@@ -166,12 +177,13 @@ def test_items_that_fall_together_are_not_many_witnesses():
     first, second = hits("1" * 20 + "01" * 20), hits("0" * 20 + "01" * 20)
     groups = ["same"] * 20 + [f"own-{number}" for number in range(40)]
     found = paired(first, second, resampler(60, groups=groups))
-    assert (found.wins, found.losses, found.p) == (20, 0, 1)
+    assert (found.wins, found.losses, found.p, found.test) == (20, 0, 1, SIGN_FLIPS)
+    assert mcnemar(20, 0) < 1e-5
     assert found.verdict == "no difference shown"
 
 
 def test_a_family_of_tests_is_held_to_the_level_as_a_whole():
-    test = Paired(0.1, Interval(0.01, 0.2), 10, 2, 60, 0.03, 0.03)
+    test = Paired(0.1, Interval(0.01, 0.2), 10, 2, 60, 0.03, 0.03, MCNEMAR)
     assert test.verdict == "better"
     assert [found.verdict for found in adjust([test, test])] == ["no difference shown"] * 2
     assert [found.p_holm for found in adjust([test, test])] == [0.06, 0.06]

@@ -8,13 +8,14 @@ import subprocess
 import plotly.graph_objects as go
 import pytest
 from evalkit import tiny_params
-from reportkit import only_validation, plant
+from reportkit import only_validation, plant, plant_further
 
 from limoe.config import CONTESTANTS
 from limoe.files import write_json
 from limoe.report import tables
-from limoe.report.document import Cards, Cell, Document, Figure, Fold, Prose, Section, Table, Terms
+from limoe.report.document import Cards, Cell, Document, Figure, Fold, Grid, Prose, Section, Table, Terms
 from limoe.report.evidence import load_evidence
+from limoe.report.lineup import load_lineup
 from limoe.report.markdown import to_markdown
 from limoe.report.page import inline, to_html
 from limoe.report.published import NOTICE, ROWS
@@ -23,16 +24,26 @@ from limoe.report.story import tell
 from limoe.report.style import CSS
 
 PARAMS = tiny_params()
+SIDES = ("forward", "training")
+FIGURES = ["scores", *(f"pareto-{number}-{side}" for number in (0, 1) for side in SIDES), "curves", "experts", "placed"]
 
 
-def told(paths):
-    evidence = load_evidence(paths, CONTESTANTS)
-    return tell(evidence, measure(evidence, PARAMS.compare, 15), duels(evidence, PARAMS.compare), PARAMS.compare, "timing.md")
+def told(paths, params=PARAMS):
+    lineup = load_lineup(paths, params.compare)
+    measured, found = measure(lineup.evidence, params.compare, 15), duels(lineup.evidence, params.compare)
+    return tell(lineup, measured, found, params.compare, "timing.md")
 
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory):
     return told(plant(tmp_path_factory.mktemp("planted"), PARAMS))
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """With further contestants, seeds, and one that could not be fetched."""
+    paths, params = plant_further(plant(tmp_path_factory.mktemp("crowded"), PARAMS), PARAMS)
+    return told(paths, params)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +55,8 @@ def blocks(document):
     def walk(some):
         for block in some:
             yield block
-            if isinstance(block, Fold):
-                yield from walk(block.blocks)
+            if isinstance(block, Fold | Grid):
+                yield from walk(block.blocks if isinstance(block, Fold) else block.figures)
 
     yield from walk([*document.lead, *(block for section in document.sections for block in section.blocks)])
 
@@ -89,7 +100,7 @@ def test_without_a_test_set_the_report_says_so_everywhere(tmp_path):
 def test_what_one_seed_and_one_recipe_cannot_show_is_said(document):
     markdown = to_markdown(document, "report.html")
     assert "One training each" in markdown
-    assert "The shared recipe was chosen with LIMoE in mind; the baselines were not tuned separately." in markdown
+    assert "How much each contestant's settings were tuned stands [beside its costs](#price)" in markdown
     price = next(block.text for block in document.lead if isinstance(block, Prose) and "The price" in block.text)
     assert "[timing.md](timing.md)" in price
 
@@ -105,7 +116,7 @@ def test_light_and_dark_give_every_colour_a_value(document, page):
     assert '<meta name="viewport" content="width=device-width' in page
 
 
-def test_every_figure_is_one_that_plotly_accepts(document):
+def test_every_figure_is_one_that_plotly_accepts(document, crowded):
     def plain(value):
         if isinstance(value, str):
             return "#123456" if value.startswith("@") else value
@@ -114,8 +125,8 @@ def test_every_figure_is_one_that_plotly_accepts(document):
         return [plain(one) for one in value] if isinstance(value, list) else value
 
     figures = [block for block in blocks(document) if isinstance(block, Figure)]
-    assert [figure.id for figure in figures] == ["scores", "curves", "experts", "placed"]
-    for figure in figures:
+    assert [figure.id for figure in figures] == FIGURES
+    for figure in (*figures, *(block for block in blocks(crowded) if isinstance(block, Figure))):
         go.Figure(data=plain(list(figure.data)), layout=plain(figure.layout))
 
 
@@ -180,15 +191,17 @@ const column = () => [...table.tBodies[0].rows].map(row => Number(row.cells[1].d
 button.click(); const up = column(); button.click(); const down = column();
 setTimeout(() => document.title = JSON.stringify({
   drawn: plots.filter(plot => plot.querySelector(".scatterlayer path, .heatmaplayer image")).length, plots: plots.length,
-  up, down, wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  up, down, dark: matchMedia("(prefers-color-scheme: dark)").matches,
+  wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
 }), 2000);
 </script></body>"""
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium: apt-get install chromium")
-def test_a_browser_draws_every_figure_sorts_the_table_and_complains_of_nothing(page, tmp_path):
+@pytest.mark.parametrize("size,scheme", [("1280,900", "light"), ("500,900", "dark")])  # no window is narrower than 500 px
+def test_a_browser_draws_every_figure_sorts_the_table_and_complains_of_nothing(crowded, tmp_path, size, scheme):
     file = tmp_path / "report.html"
-    file.write_text(page.replace("</body>", PROBE), encoding="utf-8")
+    file.write_text(to_html(crowded).replace("</body>", PROBE), encoding="utf-8")
     command = [
         "chromium",
         "--headless=new",
@@ -196,15 +209,18 @@ def test_a_browser_draws_every_figure_sorts_the_table_and_complains_of_nothing(p
         "--disable-gpu",
         "--disable-dev-shm-usage",
         "--enable-logging=stderr",
+        f"--window-size={size}",
+        *(["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []),
     ]
     command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
     found = subprocess.run([*command, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in found.stderr, found.stderr
     title = re.search(r"<title>(.*?)</title>", found.stdout)
     state = json.loads(title.group(1).replace("&quot;", '"'))
-    assert state["drawn"] == state["plots"] == 4
+    assert state["drawn"] == state["plots"] == len(FIGURES)
     assert state["up"] == sorted(state["up"]) == state["down"][::-1]
     assert state["wide"] == 0
+    assert state["dark"] == (scheme == "dark")
 
 
 def test_a_training_that_was_rolled_back_is_marked(tmp_path, document):

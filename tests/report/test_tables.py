@@ -10,6 +10,7 @@ from limoe.paths import Paths
 from limoe.report import figures, tables
 from limoe.report.document import Cards, Fold, Table
 from limoe.report.evidence import load_evidence
+from limoe.report.lineup import Lineup
 from limoe.report.scores import duels, measure
 from limoe.report.story import tell
 from limoe.report.timing import timing_markdown, timing_rows
@@ -31,6 +32,10 @@ def measured(evidence):
 @pytest.fixture(scope="module")
 def found(evidence):
     return duels(evidence, PARAMS.compare)
+
+
+def alone(evidence):
+    return Lineup(evidence, {one.name: [one] for one in evidence}, {})
 
 
 def rows_of(table):
@@ -102,13 +107,15 @@ def test_a_setting_that_is_null_everywhere_is_shown_as_null(evidence):
 
 
 def test_cards_hold_each_contestants_own_figures(evidence, measured, found):
-    cards = next(block for block in tell(evidence, measured, found, PARAMS.compare, "timing.md").lead if isinstance(block, Cards))
+    cards = next(
+        block for block in tell(alone(evidence), measured, found, PARAMS.compare, "timing.md").lead if isinstance(block, Cards)
+    )
     assert [card.lines[0][0] for card in cards.cards] == ["30.0%", "20.0%", "40.0%"]
     assert [card.lines[1][0] for card in cards.cards] == ["50.0%", "50.0%", "10.0%"]
 
 
 def test_a_report_without_experts_has_no_routing_section(evidence, measured, found):
-    document = tell([evidence[1], evidence[0], evidence[2]], measured, found, PARAMS.compare, "timing.md")
+    document = tell(alone([evidence[1], evidence[0], evidence[2]]), measured, found, PARAMS.compare, "timing.md")
     assert "routing" not in {section.id for section in document.sections}
     assert any(isinstance(block, Fold | Table) for section in document.sections for block in section.blocks)
 

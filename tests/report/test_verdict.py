@@ -2,14 +2,14 @@
 
 import pytest
 
-from limoe.evals.compare import Interval, Paired
+from limoe.evals.compare import MCNEMAR, Interval, Paired
 from limoe.report.scores import Duel
 from limoe.report.verdict import against, count, headline, points
 
 
-def duel(baseline="dense", difference=0.1, p=0.001, name="test-scenes", metric="i2t_r1"):
-    low, high = difference - 0.02, difference + 0.02
-    return Duel(name, metric, baseline, 0.5 + difference, 0.5, Paired(difference, Interval(low, high), 30, 5, 100, p, p))
+def duel(baseline="dense", difference=0.1, p=0.001, name="test-scenes", metric="i2t_r1", unequal=""):
+    test = Paired(difference, Interval(difference - 0.02, difference + 0.02), 30, 5, 100, p, p, MCNEMAR)
+    return Duel(name, metric, baseline, 0.5 + difference, 0.5, test, unequal)
 
 
 def test_a_win_says_in_how_many_tests():
@@ -48,13 +48,34 @@ def test_against_names_where_and_by_how_much_the_largest_first():
     assert "20.0% against 50.0%, a difference of **−30.0 points**" in lines[2]
 
 
+def test_at_another_budget_no_model_is_better_and_the_headline_leaves_it_out():
+    far = [duel("mine", unequal="40 × the pairs"), duel("mine", difference=-0.2, unequal="40 × the pairs")]
+    assert headline([duel(), *far]) == "LIMoE beat the dense tower in 1 of 1 test and lost none."
+    assert headline(far).startswith("No contestant had LIMoE's budget")
+    assert [one.verdict for one in far] == ["higher score", "lower score"]
+    told, lines = against("mine", far)
+    assert told.startswith("**Against mine**, in 2 paired tests: higher score in 1, lower score in 1, no difference shown in 0.")
+    assert "not equal (40 × the pairs): see [quality against cost](#pareto)" in told
+    assert [line.split(":")[0] for line in lines] == ["higher score", "lower score"]
+    assert duel("mine", p=0.2, unequal="40 × the pairs").verdict == "no difference shown"
+
+
 def test_a_long_list_of_wins_points_to_the_table():
     _, lines = against("clip", [duel("clip", 0.1 + place / 100) for place in range(6)])
     assert lines[3:] == ["better in 3 more, [below](#paired-tests)"]
 
 
 @pytest.mark.parametrize(
-    "number, text", [(12_345_678, "12.3 M"), (999, "999"), (153_600, "154 k"), (2.1e8, "210 M"), (6e13, "60 T"), (0.5, "0.5")]
+    "number, text",
+    [
+        (12_345_678, "12.3 M"),
+        (999, "999"),
+        (153_600, "154 k"),
+        (2.1e8, "210 M"),
+        (6e13, "60 T"),
+        (3.78e15, "3.78 P"),
+        (0.5, "0.5"),
+    ],
 )
 def test_large_numbers_have_three_digits(number, text):
     assert count(number).replace("\N{NO-BREAK SPACE}", " ") == text

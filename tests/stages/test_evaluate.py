@@ -185,7 +185,7 @@ def test_further_contestants_are_scored_on_the_same_items_by_their_own_tokenizer
     }
     assert keys["open"].equals(keys["dense"])
     assert read(paths, "twin", "results.json") == read(paths, "dense", "results.json")
-    assert read(paths, "open", "about.json")["form"] == "open_clip folder folder"
+    assert read(paths, "open", "about.json")["form"] == "An open_clip folder, folder"
     source = read(paths, "open", "provenance.json")
     assert (source["data"], source["weights"]) == (Prepared(paths.prepared).hash, read(paths, "open", "about.json")["weights"])
 

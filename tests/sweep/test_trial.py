@@ -12,12 +12,13 @@ from sweepkit import rows, spec, tiny, trial
 from trainkit import recipe
 
 import limoe
-from limoe.config import CONTESTANTS
+from limoe.config import CONTESTANTS, LocalModel
 from limoe.data.prepared import Prepared
 from limoe.data.schema import SELECTION_SPLITS, TRAIN
 from limoe.data.thresholds import suggestion
 from limoe.errors import UserError
-from limoe.files import write_json
+from limoe.evals.models.registry import open_other
+from limoe.files import read_json, write_json
 from limoe.paths import Paths
 from limoe.stages import train
 from limoe.sweep import training
@@ -190,6 +191,10 @@ def test_the_model_is_kept_if_wanted(tiny_data, tmp_path):
     run_trial(folder, tiny_data, keep_model=True)
     model, _, tokenizer = limoe.load(folder / "model")
     assert model.encode_text(tokenizer(["a red circle"])).shape == (1, 8)
+    facts = open_other(LocalModel(path="trial"), tmp_path, torch.device("cpu")).facts
+    spec = read_json(folder / "trial.json")
+    assert (facts.samples, facts.seed) == (2 * spec["params"]["train"]["batch"], spec["seed"])
+    assert facts.data == Prepared(tiny_data).hash
 
 
 def test_where_reports_are_made():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import doctest
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from healthkit import World, training
 
 from limoe.train import throughput as module
+from limoe.train.energy import energy_counter
 from limoe.train.outcome import throughput, timing, timing_row
 from limoe.train.throughput import Pace, Throughput, gpu_ceiling, matmul_ceiling
 
@@ -95,6 +98,48 @@ def test_the_clock_is_read_after_the_device_was_waited_for(clock: Clock, monkeyp
     clock.now += 1.0
     pace.lap(2)
     assert pace.seconds == 8.0
+
+
+def test_joules_are_those_of_the_steps_and_go_on_after_an_interruption(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([100.0, 130.0, 130.0, 500.0, 520.0, 520.0])  # what is drawn between two intervals counts for nothing
+    monkeypatch.setattr("limoe.train.throughput.energy_counter", lambda device: lambda: next(drawn))
+    pace, again = Pace(CPU), Pace(CPU)
+    pace.start(0)
+    pace.lap(2)
+    again.load_state_dict(pace.state_dict())
+    again.start(2)
+    again.lap(4)
+    assert (pace.joules, again.joules) == (30.0, 50.0)
+
+
+def test_nvml_counts_the_card_that_trains_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        pass
+
+    def read(handle: str) -> int:
+        assert handle == "handle of GPU-abc"
+        return 2500
+
+    nvml = SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: f"handle of {uuid}",
+        nvmlDeviceGetTotalEnergyConsumption=read,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
+    counter = energy_counter(GPU)
+    assert counter is not None
+    assert counter() == 2.5
+
+    def old(handle: str) -> int:
+        raise NVMLError
+
+    nvml.nvmlDeviceGetTotalEnergyConsumption = old
+    assert energy_counter(GPU) is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert energy_counter(GPU) is None
+    assert energy_counter(CPU) is None
 
 
 def test_a_training_counts_its_steps_and_not_its_checkpoints(tmp_path: Path, clock: Clock, monkeypatch) -> None:

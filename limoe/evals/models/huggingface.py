@@ -63,7 +63,7 @@ def open_transformers(folder: Path, kind: object, device: torch.device) -> Opene
     size = inner.config.vision_config.image_size
     model = TwoTowers(inner)
     facts = foreign_facts(
-        f"transformers folder {folder.name}", inner, model, torch.zeros(3, size, size), tokenize(["a caption"])[0]
+        f"A transformers folder, {folder.name}", inner, model, torch.zeros(3, size, size), tokenize(["a caption"])[0]
     )
     read = picture_reader(lambda picture: cast(Tensor, processor(picture, return_tensors="pt")["pixel_values"][0]))
     return Opened(model.to(device), tokenize, read, facts)

@@ -22,7 +22,7 @@ def open_folder(folder: Path, device: torch.device) -> Opened:
     """A folder with open_clip_config.json and weights; UserError without weights, for which open_clip would draw random ones."""
     name = f"local-dir:{folder}"
     with opening(str(folder)):
-        return _open(name, None, f"open_clip folder {folder.name}", device)
+        return _open(name, None, f"An open_clip folder, {folder.name}", device)
 
 
 def open_checkpoint(path: Path, architecture: str, device: torch.device) -> Opened:
@@ -31,7 +31,7 @@ def open_checkpoint(path: Path, architecture: str, device: torch.device) -> Open
     if path.suffix not in CHECKPOINTS:
         raise UserError(f"{path}: a checkpoint of {architecture} ends in {', '.join(CHECKPOINTS)}")
     with opening(str(path)):
-        return _open(architecture, str(path), f"checkpoint of open_clip's {architecture}", device)
+        return _open(architecture, str(path), f"A checkpoint of open_clip's {architecture}", device)
 
 
 def open_fetched(architecture: str, tag: str, device: torch.device) -> Opened:

@@ -29,7 +29,7 @@ def _facts(folder: Path, training: Path | None, model: Model, config: ModelConfi
     cost: dict[str, Any] = read_json(training / "cost.json") if training else {}
     settings: dict[str, Any] = read_json(training / "params.json") if training else {}
     return Facts(
-        form=f"a model directory of ours, kind {config.kind}",
+        form=f"A model directory of ours, kind {config.kind}",
         weights=sha256_file(folder / "model.safetensors"),
         params_total=total_parameters(model),
         params_active=active_parameters(model, config.moe.k if config.moe else 1),
