@@ -10,6 +10,7 @@ from limoe.report import figures, routing_figures, tables
 from limoe.report.document import Block, Bullets, Card, Cards, Document, Fold, Prose, Section, Terms
 from limoe.report.evidence import Evidence
 from limoe.report.lineup import Lineup
+from limoe.report.named import describe_budget
 from limoe.report.names import MAIN_METRICS, METRICS, WORDS, describe_set, looks, title
 from limoe.report.over_seeds import seeds_section
 from limoe.report.pareto import pareto
@@ -179,7 +180,8 @@ def _repeat(evidence: Sequence[Evidence], params: CompareParams) -> list[Block]:
     prompts = ", ".join(f"`{template}`" for template in settings["templates"])
     text = (
         "`dvc repro` with the settings below, the same seeds and number of threads, gives this page again on the same "
-        f"machine, byte by byte. Class prompts: {prompts}. Intervals: {params.bootstrap:,} resamples, "
+        f"machine, byte by byte. Budget {describe_budget(evidence[0].settings)}. Class prompts: {prompts}. "
+        f"Intervals: {params.bootstrap:,} resamples, "
         f"tests: as many sign flips; seed {params.seed}."
     )
     return [

@@ -80,8 +80,8 @@ def throughput(trainer: Trainer, tower: TowerParams, costs: Mapping[str, float],
 
 def timing(trainer: Trainer, speed: Throughput) -> dict[str, Any]:
     """Seconds of all steps, and joules of the GPU in them (None where NVML does not tell); median step (ms), throughput; this
-    process's peak of resident memory and, on a GPU, of what tensors took (MB); pairs whose activations were held at a time; device,
-    threads, precision."""
+    process's peak of resident memory and, on a GPU, of what tensors took (MB); pairs whose activations were held at a time;
+    device, threads, precision."""
     device = trainer.device
     on_gpu = device.type == "cuda"
     return {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,10 +15,12 @@ from scipy.stats import ttest_rel
 
 from limoe.config import Params
 from limoe.errors import UserError
+from limoe.evals import seeds
+from limoe.evals.models import openclip
 from limoe.files import read_json, write_json
 from limoe.model import costs
 from limoe.paths import Paths
-from limoe.report import budget, tables
+from limoe.report import budget, named, names, tables
 from limoe.report.budget import Budget, frontier
 from limoe.report.lineup import Lineup, load_lineup
 from limoe.report.over_seeds import seed_duels, seeds_section
@@ -155,3 +159,9 @@ def test_every_contestant_is_a_point_of_one_look_and_unknown_costs_are_missing(p
     assert len({(mark["marker"]["color"], mark["marker"]["symbol"]) for mark in points[0].values()}) == 5
     assert training.data[0]["name"] == "frontier"
     assert training.data[0]["x"] == [3 * flops * SAMPLES for flops in (2.0e8, 2.05e8 * 40)]
+
+
+@pytest.mark.parametrize("module", [budget, named, names, openclip, seeds, tables], ids=lambda module: module.__name__)
+def test_the_examples_are_true(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+    assert (found.failed, found.attempted > 0) == (0, True)
