@@ -74,22 +74,26 @@ def test_flops_are_those_of_the_closed_form_and_no_budget_is_invented(forms: dic
 
 
 class Evil:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
     def __reduce__(self) -> Any:
-        return (os.system, ("touch /tmp/never",))
+        return os.mkdir, (str(self.trace),)
 
 
-@pytest.mark.parametrize("content", [Evil(), {"state_dict": Evil()}], ids=["bare", "wrapped"])
-def test_code_in_a_checkpoints_place_is_refused(forms: dict[str, Path], content: object, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "evil.pt")
-    with pytest.raises(UserError, match="pickled code is never run"):
-        opened(tmp_path / "evil.pt")
-
-
-def test_code_in_a_folders_weights_is_refused(forms: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["bare", "state_dict", "folder"])
+def test_code_in_a_checkpoints_place_is_refused_and_never_runs(forms: dict[str, Path], place: str, tmp_path: Path) -> None:
+    evil, trace = Evil(tmp_path / "ran"), tmp_path / "ran"
+    path = tmp_path / ("open_clip_pytorch_model.bin" if place == "folder" else "evil.pt")
+    torch.save({"state_dict": evil} if place == "state_dict" else evil, path)
     (tmp_path / "open_clip_config.json").write_bytes((forms["folder"] / "open_clip_config.json").read_bytes())
-    torch.save(Evil(), tmp_path / "open_clip_pytorch_model.bin")
     with pytest.raises(UserError, match="pickled code is never run"):
-        opened(tmp_path)
+        opened(tmp_path if place == "folder" else path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists(), "the code would have run"
 
 
 def test_what_is_no_model_is_refused_in_one_sentence(forms: dict[str, Path], tmp_path: Path) -> None:
