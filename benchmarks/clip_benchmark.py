@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--path", type=Path, help="a folder that open_clip saved; a small untrained model by default")
     parser.add_argument("--pictures", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1, help="of the pictures; with another, scores may be tied")
-    parser.add_argument("--captions", type=int, default=3, help="of each picture")
+    parser.add_argument("--captions", type=int, default=2, help="of each picture")
     asked = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         figures, tied = compare(drawn_set(asked.pictures, asked.captions, asked.seed), asked.path or small_model(Path(folder)))
