@@ -139,7 +139,7 @@ def _rollbacks(evidence: Sequence[Evidence]) -> list[Block]:
 def _rollback(one: Evidence, rollback: dict[str, Any]) -> str:
     why = "; ".join(f"{alarm['name']}: {alarm['evidence']}" for alarm in rollback["alarms"])
     return (
-        f"{MODELS[one.name]}, at step {rollback['step']}: back to the weights of step {rollback['to']} ({why}); from there on "
+        f"{title(one.name)}, at step {rollback['step']}: back to the weights of step {rollback['to']} ({why}); from there on "
         f"{rollback['lr_factor']:g} times the schedule's learning rate."
     )
 

@@ -10,10 +10,11 @@ import torch
 from limoe.data.tokenizer import Tokenizer
 from limoe.data.transforms import Preprocess
 from limoe.evals.models.opened import Facts, Opened
-from limoe.files import read_json, sha256_file
+from limoe.files import read_json
 from limoe.model.clip import Clip
 from limoe.model.flops import active_parameters, clip_flops, total_parameters, tower_flops
 from limoe.model.io import Model, ModelConfig, load_model, read_config
+from limoe.model.shards import weights_hash
 
 
 def open_ours(folder: Path, training: Path | None, device: torch.device) -> Opened:
@@ -30,7 +31,7 @@ def _facts(folder: Path, training: Path | None, model: Model, config: ModelConfi
     settings: dict[str, Any] = read_json(training / "params.json") if training else {}
     return Facts(
         form=f"A model directory of ours, kind {config.kind}",
-        weights=sha256_file(folder / "model.safetensors"),
+        weights=weights_hash(folder),
         params_total=total_parameters(model),
         params_active=active_parameters(model, config.moe.k if config.moe else 1),
         flops=cost.get("flops_per_pair_forward") or _flops(model, config),
