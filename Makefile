@@ -41,6 +41,7 @@ bench: $(STAMP) ## install peers too, then measure this machine: some minutes ea
 	python -m benchmarks.moe --json .limoe/bench/moe.json
 	python -m benchmarks.step --json .limoe/bench/step.json
 	python -m benchmarks.contrastive --json .limoe/bench/contrastive.json
+	python -m benchmarks.checkpoints --json .limoe/bench/checkpoints.json
 
 sensitivity-docs: $(STAMP) ## rebuild docs/sensitivity.md and its pictures from the tables of trials beside them
 	python -m limoe.sweep.study_page

@@ -127,9 +127,9 @@ class Saver:
     def put_back(self, step: int, names: Iterable[str]) -> None:
         """Put what has these names back to what it was at the end of that step; UserError if its checkpoint is damaged."""
         self.checkpoints.wait()
-        self.world.most(0)  # it is written
+        self.world.barrier()  # it is written
         self._load(self.checkpoints.read(step), names)
-        self.world.most(0)  # all have read it: it may go
+        self.world.barrier()  # all have read it: it may go
 
     def time_of(self, step: int) -> int:
         """ms since 1970, for this step's row: for one that is computed again what it was before, as then it is the same row."""
@@ -145,8 +145,8 @@ class Saver:
         if self.world.is_main:
             self.checkpoints.clean()
             checkpoint = self.checkpoints.latest()
-        step = self.world.most(0 if checkpoint is None else checkpoint.step)
-        return checkpoint if self.world.is_main or step == 0 else self.checkpoints.read(step)
+        step = self.world.most(0 if checkpoint is None else checkpoint.step + 1) - 1  # there may be one of step 0
+        return checkpoint if self.world.is_main or step < 0 else self.checkpoints.read(step)
 
     def _cut(self, lengths: list[int]) -> None:
         with suppress(ValueError):  # a power failure may leave anything behind what was made durable
