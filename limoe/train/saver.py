@@ -145,8 +145,8 @@ class Saver:
         if self.world.is_main:
             self.checkpoints.clean()
             checkpoint = self.checkpoints.latest()
-        step = self.world.most(0 if checkpoint is None else checkpoint.step)
-        return checkpoint if self.world.is_main or step == 0 else self.checkpoints.read(step)
+        step = self.world.most(-1 if checkpoint is None else checkpoint.step)
+        return checkpoint if self.world.is_main or step < 0 else self.checkpoints.read(step)
 
     def _cut(self, lengths: list[int]) -> None:
         with suppress(ValueError):  # a power failure may leave anything behind what was made durable
