@@ -18,17 +18,16 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from limoe.config import Contestant, Params
-from limoe.errors import UserError
+from limoe.errors import Kind, Reported, UserError
 from limoe.files import write_json
 from limoe.interrupt import Interrupted, at_once
 from limoe.paths import Paths
 
-Kind = Literal["user", "machine", "bug"]
 EXIT_CODES: dict[Kind, int] = {"user": 2, "machine": 1, "bug": 1}
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_DISK = ("No space left on device", "database or disk is full")  # for errors that lost their number on the way
@@ -271,6 +270,8 @@ def diagnose(error: BaseException) -> tuple[Kind, str]:
     """Whose fault an exception is, and a sentence for a person: the user's, the machine's (worth a retry), or a bug."""
     if isinstance(error, UserError):
         return "user", str(error)
+    if isinstance(error, Reported):
+        return error.kind, str(error)
     text = " ".join(str(error).split()) or "no message"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("limoe"):
         return "user", f"the package {error.name} is not installed: pip install -c constraints.txt -e ."

@@ -489,9 +489,16 @@ class MachineParams(Section):
     """What belongs to the machine: in no stage's params and in no fingerprint."""
 
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    processes: int = Field(ge=1)
     workers: int = Field(ge=0)
     cache_mb: int = Field(ge=0)
     tracking: Literal["mlflow", "none"]
+
+    @model_validator(mode="after")
+    def _devices_enough(self) -> Self:
+        if self.processes > 1 and ":" in self.device:
+            raise ValueError(f"device = {self.device} is one GPU, and processes = {self.processes}: use auto, cpu or cuda")
+        return self
 
 
 class Params(Section):

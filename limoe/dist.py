@@ -11,10 +11,15 @@ from torch import Tensor
 from limoe.errors import UserError
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name (`machine.device`); `auto` is the first GPU if there is one. UserError if it is not there."""
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of that name (`machine.device`); `auto` is a GPU if there is one. UserError if it is not there.
+
+    local_rank: which of this machine's processes asks; where no GPU is named, each has its own.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -113,6 +113,11 @@ def under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def is_first() -> bool:
+    """Whether this process is the first of its torchrun, or the only one."""
+    return not under_torchrun() or os.environ["RANK"] == "0"
+
+
 def local_rank() -> int:
     """Which of this machine's processes this one is; its GPU has the same number."""
     return int(os.environ["LOCAL_RANK"]) if under_torchrun() else 0

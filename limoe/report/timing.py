@@ -27,7 +27,8 @@ FIGURES = {
     "peak_gpu_mb": "peak GPU memory, MB",
     "micro_batch": "pairs held at a time",
     "device": "device",
-    "threads": "threads",
+    "processes": "processes",
+    "threads": "threads of each",
     "precision": "precision",
 }
 UNKNOWN = "–"

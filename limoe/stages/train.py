@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,12 @@ from limoe.dist import pick_device, pick_precision
 from limoe.errors import UserError
 from limoe.evals.validation import Validation
 from limoe.files import atomic_directory, exclusive_lock, write_json, write_text
+from limoe.mesh import Mesh
 from limoe.model.io import ModelConfig, build_model, save_model
 from limoe.model.limoe import Limoe
 from limoe.paths import Paths, fingerprint
 from limoe.provenance import code_hash, git_commit
+from limoe.stages.launch import launch
 from limoe.tracking import Tracker, open_tracker
 from limoe.train.contestants import caption_lengths, cost, model_config
 from limoe.train.health import Alarm, Stopped
@@ -40,13 +41,47 @@ from limoe.train.saver import BAD_BATCHES
 from limoe.train.start import Start
 from limoe.train.step import ContrastiveTask
 from limoe.train.throughput import gpu_ceiling
+from limoe.world import ALONE, World, is_first, local_rank, open_world, under_torchrun
 
 RUN_ID = "run_id"  # in the work folder: the MLflow run that a resumed training goes on with
 
 
 def run(params: Params, paths: Paths, contestant: Contestant) -> None:
-    """Train one contestant; a killed run of the same params, data and code is continued from its last checkpoint."""
+    """Train one contestant; a killed run of the same params, data and code is continued from its last checkpoint.
+
+    With `machine.processes` above 1 that many processes do it; so do those of a torchrun that has started this one.
+    """
     parent = os.getppid()
+    if params.machine.processes == 1 or under_torchrun():
+        work(params, paths, contestant)
+    else:
+        own_pairs(params, contestant, params.machine.processes)
+        launch(params, paths, contestant)
+    if is_first() and os.getppid() == parent:  # else whoever started this has died, will not know of it, and starts it again
+        with suppress(UserError), _locked(paths, contestant):  # another one that has begun goes on from the end, and comes here
+            _discard(paths, contestant)
+
+
+def own_pairs(params: Params, contestant: Contestant, processes: int) -> int:
+    """Pairs of each batch that one of so many processes has; UserError if they are no whole number of routing groups."""
+    batch, group = params.train.batch, params.model.moe.group_pairs if contestant == "limoe" else 1
+    if batch % (processes * group):
+        groups = f", in whole routing groups of model.moe.group_pairs = {group}" if contestant == "limoe" else ""
+        raise UserError(f"train.batch = {batch} cannot be shared evenly by {processes} processes{groups}")
+    return batch // processes
+
+
+def work(params: Params, paths: Paths, contestant: Contestant) -> None:
+    """What one process does of it. The resumable state is left to `run`."""
+    with open_world(pick_device(params.machine.device, local_rank())) as world:
+        own_pairs(params, contestant, world.size)
+        with _locked(paths, contestant) if world.is_main else nullcontext():
+            world.barrier()
+            _train(params, paths, contestant, world)
+            world.barrier()  # nobody reads a checkpoint any more
+
+
+def _train(params: Params, paths: Paths, contestant: Contestant, world: World) -> None:
     prepared = Prepared(paths.prepared)
     train = params.train_for(contestant)
     if contestant == "limoe":
@@ -58,37 +93,39 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
         start = Start.of(paths.root / train.start_from, config, prepared.root / TOKENIZER)
     begun = start.hash if start else None
     name = fingerprint(config=config, train=train, data=prepared.hash, code=code_hash(__name__), start=begun)
-    with exclusive_lock(paths.work(f"train-{contestant}.lock"), f"training {contestant}"):
-        folder = paths.work(f"train-{contestant}-{name}")
-        _discard_others(folder, contestant)
-        resolved: dict[str, Any] = {"model": config.model_dump(mode="json"), "train": train.model_dump(mode="json")}
-        resolved |= {"data": prepared.hash} | ({"start": begun} if begun else {})
-        with _tracked(params, paths, contestant, folder) as tracker:
-            _describe(tracker, contestant, resolved, folder, paths.prepared)
-            device = pick_device(params.machine.device)
-            ceiling = gpu_ceiling(device, pick_precision(train.precision, device))
-            trainer = _fit(params, config, start, train, prepared, folder, contestant, tracker)
+    folder = paths.work(f"train-{contestant}-{name}")
+    if not world.is_main:
+        with open_trainer(params, config, start, train, prepared, folder, _unheard, _unheard, world) as trainer:
+            trainer.run()
             trainer.choose_weights()
-            costs = cost(trainer.model, config, train, lengths)
-            speed = throughput(trainer, config.tower, costs, ceiling)
-            figures = timing(trainer, speed)
-            print(f"train {contestant}: {speed}")
-            tracker.log_rows([timing_row(trainer, figures)])
-            with atomic_directory(paths.train(contestant)) as out:
-                preprocess = Preprocess(config.tower.image_size).to_dict()
-                save_model(out / "model", config, trainer.model, prepared.root / TOKENIZER, preprocess)
-                if trainer.ema is not None:
-                    with trainer.ema.applied():
-                        save_model(out / "ema", config, trainer.model, prepared.root / TOKENIZER, preprocess)
-                write_json(out / "params.json", resolved)
-                write_json(out / "cost.json", costs)
-                if train.export == "best":
-                    write_json(out / "export.json", {"step": trainer.best.chosen, "validation": trainer.best.figures})
-                write_json(out / "metrics.json", final_metrics(write_journals(out, trainer), train.steps, trainer.rollbacks))
-            write_json(paths.timing(f"train-{contestant}"), figures | {"mlflow_run_id": tracker.run_id})
-            tracker.log_artifact(paths.train(contestant), "train")
-        if os.getppid() == parent:  # else whoever started this has died, will not know that it is done, and starts it again
-            shutil.rmtree(folder)
+        return
+    _discard(paths, contestant, but=folder)
+    resolved: dict[str, Any] = {"model": config.model_dump(mode="json"), "train": train.model_dump(mode="json")}
+    resolved |= {"data": prepared.hash} | ({"start": begun} if begun else {})
+    with _tracked(params, paths, contestant, folder) as tracker:
+        _describe(tracker, contestant, resolved, folder, paths.prepared)
+        device = pick_device(params.machine.device)
+        ceiling = gpu_ceiling(device, pick_precision(train.precision, device))
+        trainer = _fit(params, config, start, train, prepared, folder, contestant, tracker, world)
+        trainer.choose_weights()
+        costs = cost(trainer.model, config, train, lengths)
+        speed = throughput(trainer, config.tower, costs, ceiling and ceiling * world.size)
+        figures = timing(trainer, speed)
+        print(f"train {contestant}: {speed}")
+        tracker.log_rows([timing_row(trainer, figures)])
+        with atomic_directory(paths.train(contestant)) as out:
+            preprocess = Preprocess(config.tower.image_size).to_dict()
+            save_model(out / "model", config, trainer.model, prepared.root / TOKENIZER, preprocess)
+            if trainer.ema is not None:
+                with trainer.ema.applied():
+                    save_model(out / "ema", config, trainer.model, prepared.root / TOKENIZER, preprocess)
+            write_json(out / "params.json", resolved)
+            write_json(out / "cost.json", costs)
+            if train.export == "best":
+                write_json(out / "export.json", {"step": trainer.best.chosen, "validation": trainer.best.figures})
+            write_json(out / "metrics.json", final_metrics(write_journals(out, trainer), train.steps, trainer.rollbacks))
+        write_json(paths.timing(f"train-{contestant}"), figures | {"mlflow_run_id": tracker.run_id})
+        tracker.log_artifact(paths.train(contestant), "train")
 
 
 def _fit(
@@ -100,10 +137,11 @@ def _fit(
     folder: Path,
     name: str,
     tracker: Tracker,
+    world: World,
 ) -> Trainer:
     with (
         Progress(name, train) as progress,
-        open_trainer(params, config, start, train, prepared, folder, progress.row, tracker.log_rows) as trainer,
+        open_trainer(params, config, start, train, prepared, folder, progress.row, tracker.log_rows, world) as trainer,
     ):
 
         def on_alarm(alarm: Alarm) -> None:
@@ -135,9 +173,10 @@ def open_trainer(
     folder: Path,
     on_row: Callable[[dict[str, Any]], None],
     on_rows: Callable[[list[dict[str, Any]]], None],
+    world: World = ALONE,
 ) -> Iterator[Trainer]:
     """A training that lives in `folder`, back at its last checkpoint; this process's threads, seed and determinism are set."""
-    device = pick_device(params.machine.device)
+    device = pick_device(params.machine.device, local_rank())
     precision = pick_precision(train.precision, device)
     torch.set_num_threads(train.threads)
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
@@ -152,13 +191,17 @@ def open_trainer(
         if compiles(train, config, precision, device):
             model.compile_blocks()
     model = model.to(device)
-    task = ContrastiveTask(model, config.moe, train, precision)
+    task = ContrastiveTask(model, config.moe, train, precision, Mesh.of(world, 1))
     on_gpu = device.type == "cuda"
-    loader = PairLoader(prepared, params.model.tower, train, params.machine, pins=on_gpu)
+    loader = PairLoader(prepared, params.model.tower, train, params.machine, on_gpu, world)
     batches = Prefetched(loader, device) if on_gpu else loader
     validate = None
     if train.export == "best":
-        validate = partial(Validation(prepared, params.model.tower, train).run, model, device, precision)
+        validation = Validation(prepared, params.model.tower, train)
+
+        def validate() -> dict[str, float]:
+            return dict(world.collect(validation.run(model, device, precision))[0])  # all ranks choose by the same figures
+
     try:
         yield Trainer(task, batches, train, folder, on_row, on_rows, validate=validate).resume()
     finally:
@@ -200,8 +243,16 @@ def _describe(tracker: Tracker, contestant: Contestant, resolved: dict[str, Any]
     write_text(note, tracker.run_id)
 
 
-def _discard_others(folder: Path, contestant: Contestant) -> None:
-    """Resumable state of other params, data or code is never resumed from."""
-    for other in folder.parent.glob(f"train-{contestant}-*"):
-        if other != folder:
-            shutil.rmtree(other)
+def _locked(paths: Paths, contestant: Contestant) -> AbstractContextManager[None]:
+    return exclusive_lock(paths.work(f"train-{contestant}.lock"), f"training {contestant}")
+
+
+def _discard(paths: Paths, contestant: Contestant, but: Path | None = None) -> None:
+    """Resumable state that is not needed any more, or is of other params, data or code: never resumed from."""
+    for folder in paths.work("").glob(f"train-{contestant}-*"):
+        if folder != but:
+            shutil.rmtree(folder)
+
+
+def _unheard(_: object) -> None:
+    """A row that the main rank has, too."""

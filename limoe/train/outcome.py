@@ -80,8 +80,8 @@ def throughput(trainer: Trainer, tower: TowerParams, costs: Mapping[str, float],
 
 def timing(trainer: Trainer, speed: Throughput) -> dict[str, Any]:
     """Seconds of all steps, and joules of the GPU in them (None where NVML does not tell); median step (ms), throughput; this
-    process's peak of resident memory and, on a GPU, of what tensors took (MB); pairs whose activations were held at a time;
-    device, threads, precision."""
+    process's peak of resident memory and, on a GPU, of what tensors took (MB); pairs whose activations each process held at a
+    time; device, processes, threads of each, precision."""
     device = trainer.device
     on_gpu = device.type == "cuda"
     return {
@@ -92,8 +92,9 @@ def timing(trainer: Trainer, speed: Throughput) -> dict[str, Any]:
         **asdict(speed),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "peak_gpu_mb": torch.cuda.max_memory_allocated(device) // 2**20 if on_gpu else None,
-        "micro_batch": trainer.gradients.held(trainer.train.batch // trainer.task.world.size),
+        "micro_batch": trainer.gradients.held(trainer.train.batch // trainer.world.size),
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
+        "processes": trainer.world.size,
         "threads": trainer.train.threads,
         "precision": str(trainer.task.precision).removeprefix("torch."),
     }

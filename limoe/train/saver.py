@@ -145,7 +145,7 @@ class Saver:
         if self.world.is_main:
             self.checkpoints.clean()
             checkpoint = self.checkpoints.latest()
-        step = self.world.most(0 if checkpoint is None else checkpoint.step + 1) - 1  # there may be one of step 0
+        step = self.world.most(-1 if checkpoint is None else checkpoint.step)
         return checkpoint if self.world.is_main or step < 0 else self.checkpoints.read(step)
 
     def _cut(self, lengths: list[int]) -> None:
