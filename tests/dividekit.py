@@ -68,8 +68,8 @@ def optimizers(owners: int) -> tuple[str, ...]:
 
 
 def all_cases(world: World, owners: int, folder: Path) -> dict[str, dict[str, Tensors]]:
-    """All of them, one after the other, as the main rank has them. The second half of the trainings goes on from a
-    copy of what one process has begun."""
+    """All of them, one after the other, as the main rank has them. The second half of the trainings goes on from a copy of what
+    one process has begun."""
     name = f"{world.size}-{owners}"
     found = {
         "steps": {step: one_step(world, owners, step) for step in STEPS},
