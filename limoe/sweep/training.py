@@ -93,7 +93,7 @@ def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached, keep_mod
             pq.write_table(pa.Table.from_pylist(trainer.routing.rows(), ROUTING_SCHEMA), handle)
         if keep_model:
             preprocess = Preprocess(config.tower.image_size).to_dict()
-            save_model(folder / "model", config, trainer.model, data / TOKENIZER, preprocess)
+            save_model(folder / "model", config, trainer.model.state_dict(), data / TOKENIZER, preprocess)
     return outcome
 
 
