@@ -105,7 +105,7 @@ def trained(
             trainer.run(min(steps, trainer.step + trainer.train.log_every))
         peak = (torch.cuda.max_memory_allocated(device) - held) / MIB if device.type == "cuda" else None
         lengths = caption_lengths(prepared, trainer.train, params.model.tower)
-        costs = cost(trainer.model, model_config(params, contestant, prepared, lengths), trainer.train, lengths)
+        costs = cost(model_config(params, contestant, prepared, lengths), trainer.train, lengths)
         last = trainer.metrics.rows()[-1]
         return {
             "contestant": contestant,

@@ -87,7 +87,7 @@ def config_of(params: Params, contestant: Contestant) -> ModelConfig:
 
 def flops(params: Params, contestant: Contestant, trainer: Trainer) -> float:
     """Forward FLOPs a pair, as the training's cost.json has them."""
-    return cost(trainer.model, config_of(params, contestant), trainer.train, list(CAPTION_QUANTILES))["flops_per_pair_forward"]
+    return cost(config_of(params, contestant), trainer.train, list(CAPTION_QUANTILES))["flops_per_pair_forward"]
 
 
 def trainer_of(params: Params, contestant: Contestant, device: torch.device, folder: Path) -> Trainer:
@@ -100,7 +100,7 @@ def trainer_of(params: Params, contestant: Contestant, device: torch.device, fol
     model.set_grad_checkpointing(train.checkpoint_activations)
     if isinstance(model, Limoe):
         model.bucket = train.bucket
-        if compiles(train, config, precision, device):
+        if compiles(train, config, precision, device, params.machine):
             model.compile_blocks()
     model = model.to(device).train()
     task = ContrastiveTask(model, config.moe, train, precision)

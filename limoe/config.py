@@ -490,6 +490,8 @@ class MachineParams(Section):
 
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     processes: int = Field(ge=1)
+    expert_parallel: int = Field(ge=1)
+    shard_weights: bool
     workers: int = Field(ge=0)
     cache_mb: int = Field(ge=0)
     tracking: Literal["mlflow", "none"]
@@ -499,6 +501,18 @@ class MachineParams(Section):
         if self.processes > 1 and ":" in self.device:
             raise ValueError(f"device = {self.device} is one GPU, and processes = {self.processes}: use auto, cpu or cuda")
         return self
+
+    def check(self, train: TrainParams) -> None:
+        """ValueError if a training of this recipe cannot have its weights in parts."""
+        if train.micro_batch == "auto" and (self.expert_parallel > 1 or self.shard_weights):
+            raise ValueError(
+                "train.micro_batch = auto needs machine.expert_parallel = 1 and machine.shard_weights = false: a process that "
+                "runs out of memory within a block would leave the others waiting; name a number of pairs"
+            )
+        if train.optimizer != "adamw" and self.shard_weights:
+            raise ValueError(
+                f"machine.shard_weights needs train.optimizer = adamw: {train.optimizer} looks at whole matrices; set it to false"
+            )
 
 
 class Params(Section):
@@ -525,10 +539,14 @@ class Params(Section):
             raise ValueError(
                 f"train.mixture.{unknown[0]}: not among prepare.sources, which are {', '.join(self.prepare.sources)}"
             )
+        experts, owners = self.model.moe.experts, self.machine.expert_parallel
+        if experts % owners:
+            raise ValueError(f"machine.expert_parallel ({owners}) must divide model.moe.experts ({experts})")
         batch, group = self.train.batch, self.model.moe.group_pairs
         if batch % group:
             raise ValueError(f"train.batch ({batch}) must be a multiple of model.moe.group_pairs ({group})")
         for name in self.contestants:
+            self.machine.check(self.train_for(name))
             micro = self.train_for(name).micro_batch
             if isinstance(micro, int) and (batch % micro or micro % group):
                 where = f"contestants.{name}" if "micro_batch" in self.contestants[name] else "train"

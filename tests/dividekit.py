@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from rankcases import KEPT, RECIPE, Parts, ended, part
 from stepkit import GROUP, STEP, pairs, task
+from trainkit import recipe
 
 from limoe.mesh import Mesh
-from limoe.model.sharded import shard_encoder
+from limoe.model.spread import shard_encoder
+from limoe.paths import Paths
+from limoe.stages import train
 from limoe.train import adafactor
 from limoe.train.gradients import Gradients
 from limoe.train.loop import Trainer
@@ -46,7 +49,7 @@ def one_step(world: World, owners: int, name: str) -> Tensors:
     gradients = Gradients(one)
     result = gradients(part(world, pairs()), STEP)
     found = {f"{kind}/{key}": value for kind, values in vars(result).items() for key, value in values.items()}
-    return found | gradients.shards.whole({key: p.grad for key, p in one.model.named_parameters() if p.grad is not None})
+    return found | gradients.holders.whole({key: p.grad for key, p in one.model.named_parameters() if p.grad is not None})
 
 
 def training(world: World, owners: int, folder: Path, optimizer: str) -> Trainer:
@@ -68,8 +71,8 @@ def optimizers(owners: int) -> tuple[str, ...]:
 
 
 def all_cases(world: World, owners: int, folder: Path) -> dict[str, dict[str, Tensors]]:
-    """All of them, one after the other, as the main rank has them. The second half of the trainings goes on from a
-    copy of what one process has begun."""
+    """All of them, one after the other, as the main rank has them. The second half of the trainings goes on from a copy of what
+    one process has begun."""
     name = f"{world.size}-{owners}"
     found = {
         "steps": {step: one_step(world, owners, step) for step in STEPS},
@@ -77,3 +80,9 @@ def all_cases(world: World, owners: int, folder: Path) -> dict[str, dict[str, Te
         "continued": {one: trained(world, owners, folder / f"begun-{one}-{name}", one) for one in optimizers(owners)},
     }
     return found if world.is_main else {}
+
+
+def stage(world: World, root: Path, changes: tuple[str, ...]) -> None:
+    """What a rank does in the train stage."""
+    settings = recipe("train.precision=float32", "train.ema=0.5", "train.export=best", *changes)
+    train._train(settings, Paths(root), "limoe", world)

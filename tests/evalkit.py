@@ -145,7 +145,7 @@ def write_model(folder: Path, tokenizer: Path, params: Params, kind: str = "limo
         init_scale=10.0,
     )
     torch.manual_seed(seed)
-    save_model(folder, config, build_model(config), tokenizer, Preprocess(params.model.tower.image_size).to_dict())
+    save_model(folder, config, build_model(config).state_dict(), tokenizer, Preprocess(params.model.tower.image_size).to_dict())
     return folder
 
 

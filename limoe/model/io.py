@@ -4,6 +4,7 @@ preprocess.json."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from limoe.config import ClipParams, MoeParams, Section, TowerParams
 from limoe.errors import UserError
@@ -60,13 +61,14 @@ def build_model(config: ModelConfig) -> Model:
 def save_model(
     folder: Path,
     config: ModelConfig,
-    model: nn.Module,
+    weights: Mapping[str, Tensor],
     tokenizer: Path,
     preprocess: dict[str, Any],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a model directory, whole or not at all. shard_bytes: of tensors in a file; larger weights are sharded."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """Write a model directory, whole or not at all. weights: a model's state_dict. shard_bytes: of tensors in a file; larger ones
+    are sharded."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     files = divide(sizes, shard_bytes)
     with atomic_directory(folder) as temporary:

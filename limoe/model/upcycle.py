@@ -103,4 +103,4 @@ def upcycle_directory(source: Path, out: Path, model_params: ModelParams, seed: 
     torch.manual_seed(seed)
     model = build_model(config)
     model.load_state_dict(upcycle(load_model(source).state_dict(), model.state_dict(), moe))
-    save_model(out, config, model, source / "tokenizer.json", read_json(source / "preprocess.json"))
+    save_model(out, config, model.state_dict(), source / "tokenizer.json", read_json(source / "preprocess.json"))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from limoe.config import Contestant, Params, TrainParams
+from limoe.config import Contestant, MachineParams, Params, TrainParams
 from limoe.data.loader import PairLoader
 from limoe.data.prefetch import Prefetched
 from limoe.data.prepared import TOKENIZER, Prepared
@@ -24,9 +24,9 @@ from limoe.dist import pick_device, pick_precision
 from limoe.errors import UserError
 from limoe.evals.validation import Validation
 from limoe.files import atomic_directory, exclusive_lock, write_json, write_text
-from limoe.mesh import Mesh
 from limoe.model.io import ModelConfig, build_model, save_model
 from limoe.model.limoe import Limoe
+from limoe.model.spread import spread
 from limoe.paths import Paths, fingerprint
 from limoe.provenance import code_hash, git_commit
 from limoe.stages.launch import launch
@@ -64,6 +64,11 @@ def run(params: Params, paths: Paths, contestant: Contestant) -> None:
 
 def own_pairs(params: Params, contestant: Contestant, processes: int) -> int:
     """Pairs of each batch that one of so many processes has; UserError if they are no whole number of routing groups."""
+    owners = params.machine.expert_parallel if contestant == "limoe" else 1
+    if processes % owners:
+        raise UserError(
+            f"machine.expert_parallel = {owners} must divide the number of processes, which is {processes} (machine.processes)"
+        )
     batch, group = params.train.batch, params.model.moe.group_pairs if contestant == "limoe" else 1
     if batch % (processes * group):
         groups = f", in whole routing groups of model.moe.group_pairs = {group}" if contestant == "limoe" else ""
@@ -98,6 +103,7 @@ def _train(params: Params, paths: Paths, contestant: Contestant, world: World) -
         with open_trainer(params, config, start, train, prepared, folder, _unheard, _unheard, world) as trainer:
             trainer.run()
             trainer.choose_weights()
+            trainer.weights()
         return
     _discard(paths, contestant, but=folder)
     resolved: dict[str, Any] = {"model": config.model_dump(mode="json"), "train": train.model_dump(mode="json")}
@@ -108,17 +114,16 @@ def _train(params: Params, paths: Paths, contestant: Contestant, world: World) -
         ceiling = gpu_ceiling(device, pick_precision(train.precision, device))
         trainer = _fit(params, config, start, train, prepared, folder, contestant, tracker, world)
         trainer.choose_weights()
-        costs = cost(trainer.model, config, train, lengths)
+        weights = trainer.weights()
+        costs = cost(config, train, lengths)
         speed = throughput(trainer, config.tower, costs, ceiling and ceiling * world.size)
         figures = timing(trainer, speed)
         print(f"train {contestant}: {speed}")
         tracker.log_rows([timing_row(trainer, figures)])
         with atomic_directory(paths.train(contestant)) as out:
             preprocess = Preprocess(config.tower.image_size).to_dict()
-            save_model(out / "model", config, trainer.model, prepared.root / TOKENIZER, preprocess)
-            if trainer.ema is not None:
-                with trainer.ema.applied():
-                    save_model(out / "ema", config, trainer.model, prepared.root / TOKENIZER, preprocess)
+            for name, tensors in weights.items():
+                save_model(out / name, config, tensors, prepared.root / TOKENIZER, preprocess)
             write_json(out / "params.json", resolved)
             write_json(out / "cost.json", costs)
             if train.export == "best":
@@ -188,10 +193,10 @@ def open_trainer(
     model.set_grad_checkpointing(train.checkpoint_activations)
     if isinstance(model, Limoe):
         model.bucket = train.bucket
-        if compiles(train, config, precision, device):
+        if compiles(train, config, precision, device, params.machine):
             model.compile_blocks()
     model = model.to(device)
-    task = ContrastiveTask(model, config.moe, train, precision, Mesh.of(world, 1))
+    task = ContrastiveTask(model, config.moe, train, precision, spread(model, params.machine, world))
     on_gpu = device.type == "cuda"
     loader = PairLoader(prepared, params.model.tower, train, params.machine, on_gpu, world)
     batches = Prefetched(loader, device) if on_gpu else loader
@@ -208,10 +213,16 @@ def open_trainer(
         loader.close()
 
 
-def compiles(train: TrainParams, config: ModelConfig, precision: torch.dtype, device: torch.device) -> bool:
+def compiles(
+    train: TrainParams, config: ModelConfig, precision: torch.dtype, device: torch.device, machine: MachineParams
+) -> bool:
     """Whether the blocks go through torch.compile. UserError if that is asked for and would not leave one graph a block."""
     reason = None
-    if train.bucket == 1:
+    if config.moe is not None and machine.expert_parallel > 1:
+        reason = "machine.expert_parallel = 1: how many tokens go to which process depends on the data"
+    elif machine.shard_weights:
+        reason = "machine.shard_weights = false: blocks are put together and taken apart between their parts"
+    elif train.bucket == 1:
         reason = "train.bucket above 1: else every batch has another shape"
     elif config.moe is not None and config.moe.router == "expert-choice":
         reason = "another router than expert-choice: how many experts take a token depends on the data"

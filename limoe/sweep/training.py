@@ -93,10 +93,10 @@ def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached, keep_mod
             pq.write_table(pa.Table.from_pylist(trainer.routing.rows(), ROUTING_SCHEMA), handle)
         if keep_model:
             preprocess = Preprocess(config.tower.image_size).to_dict()
-            save_model(folder / "model", config, trainer.model, data / TOKENIZER, preprocess)
+            save_model(folder / "model", config, trainer.model.state_dict(), data / TOKENIZER, preprocess)
             resolved = {"model": config.model_dump(mode="json"), "train": train.model_dump(mode="json"), "data": prepared.hash}
             write_json(folder / "params.json", resolved)  # as the train stage leaves them: what a comparison needs to know
-            write_json(folder / "cost.json", cost(trainer.model, config, train, lengths))
+            write_json(folder / "cost.json", cost(config, train, lengths))
     return outcome
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 import pyarrow.compute as pc
-from torch import nn
+import torch
 
 from limoe.config import Contestant, Params, TowerParams, TrainParams
 from limoe.data.prepared import Prepared
@@ -13,7 +13,7 @@ from limoe.data.sampler import mixture_counts, source_rows
 from limoe.data.schema import TRAIN
 from limoe.model.clip import matched_text_width
 from limoe.model.flops import active_parameters, clip_flops, total_parameters, tower_flops
-from limoe.model.io import ModelConfig
+from limoe.model.io import ModelConfig, build_model
 
 LENGTH_SAMPLE = 2000  # captions behind the mean length that costs are computed with
 
@@ -50,8 +50,10 @@ def model_config(params: Params, contestant: Contestant, prepared: Prepared, len
     )
 
 
-def cost(model: nn.Module, config: ModelConfig, train: TrainParams, lengths: list[int]) -> dict[str, float]:
+def cost(config: ModelConfig, train: TrainParams, lengths: list[int]) -> dict[str, float]:
     """Parameters (total, active), forward FLOPs a pair, samples seen, mean caption length (tokens)."""
+    with torch.device("meta"):  # all shapes, also where a rank has only parts of the weights
+        model = build_model(config)
     if config.kind == "clip":
         assert config.clip is not None
         assert config.text_width is not None

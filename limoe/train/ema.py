@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -33,15 +32,6 @@ class Ema:
         for name, mean in self._means.items():
             mean.lerp_(self._weights[name], share.to(mean.dtype))
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The model has the means for its weights in the body."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
     def state_dict(self) -> dict[str, Tensor]:
         """The means by the parameters' names, and over how many steps they are."""
         return {**self._means, STEPS: self._steps}
@@ -51,7 +41,3 @@ class Ema:
         self._steps.copy_(state[STEPS])
         for name, mean in self._means.items():
             mean.copy_(state[name])
-
-    def _swap(self) -> None:
-        for name, weight in self._weights.items():
-            weight.data, self._means[name] = self._means[name], weight.data

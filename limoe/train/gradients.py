@@ -27,8 +27,8 @@ from torch import Tensor
 
 from limoe.model.limoe import Output
 from limoe.model.tokens import PairBatch
+from limoe.train.holders import Holders
 from limoe.train.meter import count
-from limoe.train.shards import Shards
 from limoe.train.step import ContrastiveTask
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Gradients:
 
     def __init__(self, task: ContrastiveTask) -> None:
         self.task, self.world = task, task.world
-        self.shards = Shards(task.model, task.mesh)
+        self.holders = Holders(task.model, task.mesh)
         self.auto = task.train.micro_batch == "auto"
         self.pairs = task.train.micro_batch if isinstance(task.train.micro_batch, int) else None
         self._group = 1 if task.moe is None else task.moe.group_pairs
@@ -140,7 +140,7 @@ class Gradients:
         """Add up all that is a rank's share, gradients included."""
         learnt = self.task.report()  # no share: every rank has it
         figures = [*result.terms.values(), *(value for name, value in result.report.items() if name not in learnt)]
-        self.shards.sum_gradients([*figures, *result.observed.values(), *result.counts.values()])
+        self.holders.sum_gradients([*figures, *result.observed.values(), *result.counts.values()])
         return result
 
     @contextmanager

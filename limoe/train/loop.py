@@ -29,12 +29,12 @@ from limoe.train.gradients import Gradients
 from limoe.train.groups import GroupNorms
 from limoe.train.guard import FiniteGuard
 from limoe.train.health import MAX_SCALE, Alarm, Stopped, Watch
+from limoe.train.holders import Whole
 from limoe.train.meter import RoutingMeter, routing_rows, routing_summary
 from limoe.train.optim import make_optimizer
 from limoe.train.rollback import Rollback, Rollbacks
 from limoe.train.saver import OptimizerState, Saver, Stateful
 from limoe.train.schedule import learning_rate
-from limoe.train.shards import Whole
 from limoe.train.step import ContrastiveTask
 from limoe.train.throughput import Pace
 
@@ -91,7 +91,7 @@ class Trainer:
         self.gradients = Gradients(task)
         self.optimizer = make_optimizer(self.model, train)
         self.ema = None if train.ema is None else Ema(self.model, train.ema)
-        self.norms = GroupNorms(self.model, self.gradients.shards.norm)
+        self.norms = GroupNorms(self.model, self.gradients.holders.norm)
         self.meter = RoutingMeter(self.device)
         self.guard = FiniteGuard(train.max_bad_steps)
         self.watch = Watch(train, None if task.moe is None else task.moe.experts)
@@ -102,7 +102,7 @@ class Trainer:
         self.step = 0
         tensors: dict[str, Stateful] = {"model": self.model, "optim": OptimizerState(self.optimizer, self.model)}
         tensors |= {} if self.ema is None else {"ema": self.ema}
-        tensors = {name: Whole(one, self.gradients.shards) for name, one in tensors.items()}
+        tensors = {name: Whole(one, self.gradients.holders) for name, one in tensors.items()}
         parts: dict[str, Stateful] = {name: getattr(self, name) for name in PARTS}
         self.saver = Saver(folder, train, tensors, parts, on_rows, self.world)
         self.metrics, self.routing, self.bad_batches = self.saver.metrics, self.saver.routing, self.saver.bad_batches
@@ -169,6 +169,15 @@ class Trainer:
         """The alarm that stops the training or rolls it back, if one does."""
         return self.guard.alarm or (self.watch.alarms[0] if self.train.health.action != "warn" and self.watch.alarms else None)
 
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """The model's state_dict and, if there are averages, it with these for its weights, by the names of their directories.
+
+        Whole on the main rank; every rank must ask.
+        """
+        states = {name: dict(one.state_dict()) for name, one in self.saver.tensors.items() if name != "optim"}
+        model = states["model"]
+        return {name: model | {key: state[key] for key in state.keys() & model.keys()} for name, state in states.items()}
+
     def _advance(self) -> None:
         figures = self.take_step(next(self.loader).to(self.device))
         read = self._read(figures) if figures or self.reads_every_step else None
@@ -207,7 +216,7 @@ class Trainer:
         result = self.gradients(batch, self.step)
         logged = self._is_logged(self.step + 1)
         figures = self.norms.gradients() if logged else {}  # before they are clipped
-        norm = self.gradients.shards.clip(self.train.clip_norm)
+        norm = self.gradients.holders.clip(self.train.clip_norm)
         spoilt = self.guard.spoilt(result.total, norm, self.step + 1, batch.keys)
         before = self.norms.weights() if logged else None
         for group in self.optimizer.param_groups:

@@ -31,7 +31,7 @@ def folder(tmp_path):
 def test_a_saved_model_embeds_as_before(folder, kind):
     torch.manual_seed(0)
     model = build_model(config(kind)).eval()
-    save_model(folder / "model", config(kind), model, folder / "tokenizer.json", {"image_size": 16})
+    save_model(folder / "model", config(kind), model.state_dict(), folder / "tokenizer.json", {"image_size": 16})
     again = load_model(folder / "model")
     assert not again.training
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_a_saved_model_embeds_as_before(folder, kind):
 
 
 def test_weights_of_another_architecture_are_refused(folder):
-    save_model(folder / "model", config("dense"), build_model(config("dense")), folder / "tokenizer.json", {})
+    save_model(folder / "model", config("dense"), build_model(config("dense")).state_dict(), folder / "tokenizer.json", {})
     values = json.loads((folder / "model" / "config.json").read_text())
     values["tower"]["width"] = 32
     (folder / "model" / "config.json").write_text(json.dumps(values))
@@ -54,7 +54,7 @@ def test_weights_of_another_architecture_are_refused(folder):
 @pytest.mark.parametrize("how", PICKLERS)
 @pytest.mark.parametrize("name,sentence", [("model.safetensors", "not a safetensors file"), ("config.json", "not valid JSON")])
 def test_a_malicious_pickle_in_the_models_place_is_not_opened(folder, name, sentence, how):
-    save_model(folder / "model", config("dense"), build_model(config("dense")), folder / "tokenizer.json", {})
+    save_model(folder / "model", config("dense"), build_model(config("dense")).state_dict(), folder / "tokenizer.json", {})
     (folder / "model" / name).write_bytes(pickled(folder / "harm", how))
     with pytest.raises(UserError, match=sentence):
         load_model(folder / "model")

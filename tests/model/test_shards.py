@@ -26,7 +26,7 @@ def saved(root, limit=20 * KB):
     (root / "words.json").write_text("{}")
     torch.manual_seed(0)
     model = build_model(CONFIG)
-    save_model(root / "model", CONFIG, model, root / "words.json", {"image_size": 16}, shard_bytes=limit)
+    save_model(root / "model", CONFIG, model.state_dict(), root / "words.json", {"image_size": 16}, shard_bytes=limit)
     return root / "model", model
 
 

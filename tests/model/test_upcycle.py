@@ -140,7 +140,7 @@ def test_only_a_dense_model_of_the_same_tower_can_be_upcycled():
 def folder(tmp_path: Path) -> Path:
     """A dense model directory."""
     (tmp_path / "words.json").write_text('{"a": 1}')
-    save_model(tmp_path / "dense", DENSE, dense_model(), tmp_path / "words.json", {"image_size": 16})
+    save_model(tmp_path / "dense", DENSE, dense_model().state_dict(), tmp_path / "words.json", {"image_size": 16})
     return tmp_path / "dense"
 
 

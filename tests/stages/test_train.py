@@ -16,7 +16,7 @@ from PIL import Image
 from trainkit import prepare_shapes, recipe
 
 import limoe
-from limoe.config import CONTESTANTS, TrainParams
+from limoe.config import CONTESTANTS, MachineParams, TrainParams
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
 from limoe.evals.validation import Validation
@@ -321,6 +321,8 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         ({"bucket": 1}, GPU, False),
         ({"router": "expert-choice"}, GPU, False),
         ({"kernel": "streamed"}, GPU, False),
+        ({"expert_parallel": 2}, GPU, False),
+        ({"shard_weights": True, "compile": True}, GPU, "needs machine.shard_weights = false"),
         ({"bucket": 1, "compile": True}, GPU, "train.compile = true needs train.bucket above 1"),
         ({"router": "expert-choice", "compile": True}, GPU, "needs another router than expert-choice"),
         ({"kernel": "loop", "compile": True}, CPU, "needs another kernel than loop"),
@@ -330,10 +332,12 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def test_blocks_are_compiled_where_they_stay_one_graph(changes, device, expected):
     recipe_changes = {name: changes[name] for name in changes if name in ("bucket", "compile")}
     settings = TrainParams.model_validate(PARAMS.train.model_dump() | recipe_changes)
+    in_parts = {name: changes[name] for name in changes if name in ("expert_parallel", "shard_weights")}
+    machine = MachineParams.model_validate(PARAMS.machine.model_dump() | in_parts)
     experts = moe(**({"kernel": "auto"} | {name: changes[name] for name in changes if name in ("router", "kernel")}))
     config = ModelConfig(kind="limoe", tower=tower(), moe=experts, vocab_size=VOCAB, eos_id=EOS, init_scale=10.0)
     if isinstance(expected, bool):
-        assert train.compiles(settings, config, torch.float32, device) is expected
+        assert train.compiles(settings, config, torch.float32, device, machine) is expected
     else:
         with pytest.raises(UserError, match=expected):
-            train.compiles(settings, config, torch.float32, device)
+            train.compiles(settings, config, torch.float32, device, machine)

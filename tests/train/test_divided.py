@@ -15,7 +15,7 @@ from rankkit import together
 
 from limoe.world import ALONE
 
-SHAPES = ((2, 2), (4, 2), (2, -1), (4, -2))  # (ranks, owners), as in dividekit
+SHAPES = ((2, 2), (2, -1), (4, -2))  # (ranks, owners), as in dividekit
 # Muon's direction and Adafactor's mean step are in bfloat16, where a rounding that falls otherwise is 1/256 of a step of lr 0.01.
 TOLERANCES = {"adamw": {"rtol": 1e-7, "atol": 1e-10}, "adafactor": {"rtol": 0, "atol": 1e-4}, "muon": {"rtol": 0, "atol": 1e-4}}
 
@@ -67,7 +67,7 @@ def test_clipped_steps_end_with_the_state_of_one_process(folder, alone, divided,
         assert row | {"time": 0} == pytest.approx(expected | {"time": 0}, rel=1e-3 if optimizer != "adamw" else 1e-7)
 
 
-@pytest.mark.parametrize("shape", ["4-2", "4--2"])
+@pytest.mark.parametrize("shape", ["2-2", "4--2"])
 def test_what_parts_were_saved_of_one_process_goes_on_with(folder, alone, divided, shape):
     saved = folder / f"adamw-{shape}"
     shutil.rmtree(saved / "checkpoints" / "step-000000003")

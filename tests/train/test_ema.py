@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from modelkit import VOCAB, moe, tower
+from rankcases import trainer
 from torch import nn
 
 from limoe.model.limoe import Limoe
 from limoe.train.ema import Ema
+from limoe.world import ALONE
 
 TAKEN, SPOILT = torch.tensor(False), torch.tensor(True)
 
@@ -66,21 +68,19 @@ def test_many_steps_are_a_weighted_mean_of_all_of_them():
     assert mean(ema) == pytest.approx(float((share * values).sum() / share.sum()), abs=1e-5)
 
 
-def test_it_is_applied_for_the_body_alone_and_leaves_buffers():
-    model = line(1)
-    ema = Ema(model, 0.5)
-    for value in (3, 6):
-        set_to(model, value)
-        ema.update(TAKEN)
-    model.count.fill_(7)
-    weight = model.weight
-    with ema.applied():
-        assert model.state_dict() == {"weight": torch.tensor([5.0]), "count": torch.tensor([7.0])}
-        assert model.weight is weight  # the optimiser's parameter
-    assert model.weight.item() == 6
-    with pytest.raises(KeyError), ema.applied():
-        raise KeyError
-    assert (model.weight.item(), mean(ema)) == (6, pytest.approx(5))
+def test_a_model_of_the_averages_has_the_current_buffers(tmp_path):
+    run = trainer(ALONE, tmp_path)
+    run.run()
+    weights, means = run.weights(), run.ema.state_dict()
+    assert_equal(weights["model"], run.model.state_dict())
+    assert_equal(weights["ema"], run.model.state_dict() | {name: means[name] for name, _ in run.model.named_parameters()})
+    assert all(buffer.any() for name, buffer in weights["ema"].items() if name.endswith("bias_ME"))
+    assert not torch.equal(weights["ema"]["token.weight"], weights["model"]["token.weight"])
+
+
+def assert_equal(found, wanted):
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_its_state_goes_on_from_where_it_was():

@@ -34,7 +34,7 @@ def saved(tmp_path: Path, tokenizer: Path):
 
     def save(config: ModelConfig) -> Path:
         torch.manual_seed(5)
-        save_model(tmp_path / "model", config, build_model(config), tokenizer, {})
+        save_model(tmp_path / "model", config, build_model(config).state_dict(), tokenizer, {})
         return tmp_path / "model"
 
     return save

@@ -2,7 +2,7 @@
 
 With expert parallelism (limoe/mesh.py) a rank has the stacks of its own experts. All that belongs to one of them (gradient,
 optimiser's state, mean) has the experts along its first axis, and an expert's update looks at no other expert: so an optimiser
-moves a part as it would have moved it in the whole. With FSDP2 (limoe/model/sharded.py) a dense weight, and what belongs to it,
+moves a part as it would have moved it in the whole. With FSDP2 (limoe/model/spread.py) a dense weight, and what belongs to it,
 is a DTensor, and its gradient has been summed in the backward pass. All ranks must make the same calls.
 """
 
@@ -23,7 +23,7 @@ from limoe.world import ALONE, World
 EXPERTS = "experts"  # the group of parameters that may be divided among owners
 
 
-class Shards:
+class Holders:
     """How the weights of `model` lie on the ranks of `mesh`: whole on every one, or in parts on some of them."""
 
     def __init__(self, model: nn.Module, mesh: Mesh) -> None:
@@ -86,16 +86,16 @@ class Shards:
 class Whole:
     """Something whose state is one of weights of which a rank may have a part; in a checkpoint they are whole."""
 
-    def __init__(self, of: Stateful, shards: Shards) -> None:
-        self.of, self.shards = of, shards
+    def __init__(self, of: Stateful, holders: Holders) -> None:
+        self.of, self.holders = of, holders
 
     def state_dict(self) -> dict[str, Tensor]:
         """Whole on the main rank."""
-        return self.shards.whole(self.of.state_dict())
+        return self.holders.whole(self.of.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`, on every rank."""
-        self.of.load_state_dict(self.shards.part(state))
+        self.of.load_state_dict(self.holders.part(state))
 
 
 def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
