@@ -51,7 +51,7 @@ def run(params: Params, paths: Paths, contestant: str) -> None:
     prepared = Prepared(paths.prepared)
     external = open_external(params.evaluate, paths.root, prepared.splits)
     with open_tracker(params.machine, paths.root, "limoe-evaluate", contestant) as tracker:
-        tracker.set_tags({"git_commit": git_commit(), "contestant": contestant})
+        tracker.set_tags({"git_commit": git_commit(), "contestant": contestant} | _health(paths.train(contestant)))
         tracker.log_dataset("prepared", prepared.hash, prepared.root)
         with _threads(THREADS), atomic_directory(paths.evaluate(contestant)) as out:
             if contestant in params.compare.others:
@@ -71,6 +71,17 @@ def run(params: Params, paths: Paths, contestant: str) -> None:
             "mlflow_run_id": tracker.run_id,
         },
     )
+
+
+def _health(trained: Path) -> dict[str, str]:
+    """Tags that say what the training went through: its alarms and rollbacks. A model that was not trained here has none."""
+    path = trained / "health.json"
+    health: dict[str, Any] = read_json(path) if path.is_file() else {"alarms": [], "rollbacks": []}
+    told = {
+        "alarm": ", ".join(alarm["name"] for alarm in health["alarms"]),
+        "rollbacks": "; ".join(f"at step {one['step']} back to the weights of step {one['to']}" for one in health["rollbacks"]),
+    }
+    return {name: text for name, text in told.items() if text}
 
 
 def _score_trained(

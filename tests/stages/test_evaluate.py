@@ -145,6 +145,27 @@ def test_averaged_weights_are_scored_beside_the_last_ones(project, tmp_path, mon
     assert {path.name for path in paths.evaluate("dense").iterdir()} == OUTS
 
 
+def test_the_run_says_what_its_training_went_through(project, tmp_path, monkeypatch):
+    params, paths = project
+    paths = Paths(shutil.copytree(paths.root, tmp_path / "copy"))
+
+    told = {}
+
+    class Remembering(Tracker):
+        def set_tags(self, tags):
+            told.update(tags)
+
+    monkeypatch.setattr(evaluate, "open_tracker", lambda *_: Remembering())
+    evaluate.run(params, paths, "dense")
+    assert not told.keys() & {"alarm", "rollbacks"}
+    alarm = {"name": "diverged", "step": 240, "evidence": "as was seen"}
+    rollback = {"step": 240, "to": 100, "lr_factor": 0.5, "lr": 0.001, "alarms": [alarm]}
+    (paths.train("dense") / "health.json").write_text(json.dumps({"alarms": [alarm], "rollbacks": [rollback]}))
+    evaluate.run(params, paths, "dense")
+    assert told["alarm"] == "diverged"
+    assert told["rollbacks"] == "at step 240 back to the weights of step 100"
+
+
 def test_a_model_with_another_tokenizer_is_refused(project, tmp_path):
     params, _ = project
     other = Paths(tmp_path)
