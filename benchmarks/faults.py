@@ -47,6 +47,15 @@ def train(root: Path, fault: Fault | None = None) -> None:
     cli.app(["train", "limoe", "--params", str(root / "params.yaml")])
 
 
+def rank_of(launcher: int, rank: int) -> int | None:
+    """The process that has this rank among those that a `limoe train` has started; None if there is none (any more)."""
+    try:
+        children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+        return next((int(child) for child in children if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text()), None)
+    except OSError:
+        return None
+
+
 def _install(fault: Fault) -> None:
     saves = 0
     write, write_bytes = Checkpoints._write, checkpoint.write_bytes

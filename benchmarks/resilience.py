@@ -3,7 +3,8 @@
 Each case is a debug training of its own, disturbed once and started again. What it ends with is compared with an undisturbed
 one: weights, optimiser state, averaged weights, position in the data, metrics, routing, the model directory, and the points in
 MLflow. Kills come at random moments between the first checkpoint and the end; for two in five of them the process kills itself in
-the middle of writing a checkpoint. A full disk is a tmpfs (needs root, or `unshare --map-root-user --mount` before the command).
+the middle of writing a checkpoint. Of a training in two processes one is killed. A full disk is a tmpfs (needs root, or
+`unshare --map-root-user --mount` before the command).
 Some minutes; exits with 1 if any case ends otherwise.
 """
 
@@ -12,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -26,13 +29,16 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import FULL, KEPT, LOG, PLACES, PRUNING, Fault, train
+from benchmarks.faults import FULL, KEPT, LOG, PLACES, PRUNING, Fault, rank_of, train
 from benchmarks.sweep_kills import project
 from limoe.files import sha256_file, write_json
 from limoe.train.checkpoint import STATE, TENSORS, Checkpoints
 
 EVERY = 5  # steps between checkpoints
-SETTINGS = "{{train: {{steps: {steps}, checkpoints: {{every: {every}}}, log_every: 5, ema: 0.9, export: best}}}}"
+SETTINGS = """
+train: {{steps: {steps}, checkpoints: {{every: {every}}}, log_every: 5, ema: 0.9, export: best}}
+machine: {{processes: {processes}}}
+"""
 WORK = Path(".limoe", "work")
 WITHIN = 0.4  # share of the kills that come within a save
 POLL_SECONDS = 0.002
@@ -61,9 +67,10 @@ class Case:
 class Trainings:
     """Debug trainings under `folder`, each in a copy of one prepared project; `undisturbed` is what they must end with."""
 
-    def __init__(self, folder: Path, tracking: str, steps: int, draw: random.Random) -> None:
+    def __init__(self, folder: Path, tracking: str, steps: int, draw: random.Random, processes: int = 1) -> None:
         self.folder, self.draw, self.saves = folder, draw, steps // EVERY
-        self._template = project(folder / "template", tracking, SETTINGS.format(steps=steps, every=EVERY))
+        folder.mkdir(exist_ok=True)
+        self._template = project(folder / "template", tracking, SETTINGS.format(steps=steps, every=EVERY, processes=processes))
         if tracking == "mlflow":
             from limoe.config import Params
             from limoe.tracking import open_tracker
@@ -98,6 +105,24 @@ class Trainings:
             raise SystemExit(f"no training could be killed in {ATTEMPTS} attempts; the last:\n{said(root)}")
         what = f"killed after {moment:.2f} s" if fault is None else f"killed in save {fault.save}, {place}"
         return self.goes_on(root, what)
+
+    def rank_killed(self) -> Case:
+        """One of two processes, killed at a random moment of the first half: the other is ended, and a sentence says why."""
+        for _ in range(ATTEMPTS):
+            root = self.new("rank-killed")
+            process, moment = start(root), self.draw.uniform(0, self.seconds / 2)
+            if await_checkpoint(root, process):
+                process.join(moment)
+                if (victim := rank_of(process.pid or 0, 1)) is not None:
+                    os.kill(victim, signal.SIGKILL)
+            process.join()
+            if process.exitcode:
+                break
+        else:
+            raise SystemExit(f"no process could be killed in {ATTEMPTS} attempts; the last:\n{said(root)}")
+        missed = [] if "error: process 1 of 2 was ended by SIGKILL" in said(root) else ["sentence"]
+        case = self.goes_on(root, f"one of two processes killed after {moment:.2f} s")
+        return Case(case.what, case.back_to, case.differs + missed)
 
     def damaged(self, how: str) -> Case:
         """Killed with several checkpoints there, the newest of which is then damaged."""
@@ -225,7 +250,7 @@ def small_disk(folder: Path, size: int) -> Iterator[list[str]]:
         subprocess.run(["umount", folder], check=True)
 
 
-def measure(trainings: Trainings, kills: int) -> Iterator[Case]:
+def measure(trainings: Trainings, in_two: Trainings, kills: int) -> Iterator[Case]:
     """All cases, one after the other."""
     within = round(WITHIN * kills)
     places = [*(PLACES[number % len(PLACES)] for number in range(within)), *[None] * (kills - within)]
@@ -235,6 +260,7 @@ def measure(trainings: Trainings, kills: int) -> Iterator[Case]:
     yield trainings.full_disk()
     yield trainings.damaged("a flipped bit")
     yield trainings.damaged("a truncated file")
+    yield in_two.rank_killed()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -248,8 +274,10 @@ def main(argv: list[str] | None = None) -> int:
     chosen = options.parse_args(argv)
     cases = []
     with tempfile.TemporaryDirectory() as folder:
-        trainings = Trainings(Path(folder), chosen.tracking, chosen.steps, random.Random(chosen.seed))
-        for case in measure(trainings, chosen.kills):
+        draw = random.Random(chosen.seed)
+        trainings = Trainings(Path(folder, "one"), chosen.tracking, chosen.steps, draw)
+        in_two = Trainings(Path(folder, "two"), chosen.tracking, chosen.steps, draw, processes=2)
+        for case in measure(trainings, in_two, chosen.kills):
             print(case, flush=True)
             cases.append(case)
     good = [not case.differs for case in cases]

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from trainkit import prepare_shapes, recipe
 
+from benchmarks.faults import rank_of
 from limoe.cli import diagnose
 from limoe.config import Params
 from limoe.errors import UserError
@@ -52,12 +53,6 @@ def await_checkpoint(paths: Paths, process: subprocess.Popen[str], after: list[s
     while not set(checkpoints(paths)) - set(after):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-
-
-def rank_of(launcher: int, rank: int) -> int:
-    """The process that has this rank among a launcher's children."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return next(int(child) for child in children if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text())
 
 
 def test_two_processes_end_together_go_on_together_and_one_writes(project: Path, paths: Paths) -> None:
