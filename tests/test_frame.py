@@ -45,7 +45,7 @@ FLOORS = (  # a module may import its own floor and those before it
     ("limoe.train", "limoe.report"),
     ("limoe.stages",),
     ("limoe.sweep",),
-    ("limoe.api", "limoe.cli", "limoe.deps", "limoe.doctor", "limoe.info", "limoe.overlay", "limoe.sensitivity"),
+    ("limoe.api", "limoe.cli", "limoe.deps", "limoe.doctor", "limoe.info", "limoe.overlay", "limoe.routing", "limoe.sensitivity"),
     ("flows",),
 )
 LIGHT = ("limoe.dist", "limoe.world", "limoe.mesh", "limoe.model", "limoe.losses", "limoe.train", "limoe.evals")
