@@ -163,6 +163,25 @@ def sensitivity(
 
 
 @app.command(rich_help_panel=TOOLS)
+def routing(
+    model: Annotated[Path, typer.Argument(help="A model directory, such as runs/train/limoe/model.")],
+    images: Annotated[Path | None, typer.Option(help="Pictures: a folder, Parquet, tars; the validation splits.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="The captions' file of a folder of pictures.")] = None,
+    split: Annotated[str | None, typer.Option(help="One split alone, where there are several.")] = None,
+    pairs: Annotated[int, typer.Option(min=2, help="At most so many pairs.")] = 512,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("runs/routing"),
+    params: ParamsFile = DEFAULT_PARAMS,
+    debug: Debug = False,
+) -> None:
+    """How a model routes any pairs: what each expert takes, how surely, and what training would drop."""
+    with reporting(debug):
+        from limoe.routing import show
+
+        device = Params.load(params).machine.device if params.is_file() else "auto"
+        _next(show(model, images, captions, split, pairs, out, Paths(params.parent), device))
+
+
+@app.command(rich_help_panel=TOOLS)
 def upcycle(
     dense: Annotated[Path, typer.Argument(help="A dense model's directory, such as runs/train/dense/model.")],
     out: Annotated[Path, typer.Argument(help="The directory to write.")],

@@ -408,6 +408,7 @@ class EvaluateParams(Section):
     chunk: int = Field(ge=1)
     templates: tuple[str, ...] = Field(min_length=1)
     calibration_bins: int = Field(ge=2)
+    routing_pairs: int = Field(ge=0)
     sets: dict[str, EvalSetParams]
 
     @field_validator("templates")

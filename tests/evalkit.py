@@ -16,10 +16,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from limoe.config import Params
+from limoe.data.prepared import Prepared
 from limoe.data.schema import SCHEMA
 from limoe.data.tokenizer import Tokenizer
 from limoe.data.transforms import Preprocess
 from limoe.evals.encoder import Encoder
+from limoe.evals.routing.analysis import analyse
+from limoe.evals.routing.pairs import selection_pairs
+from limoe.evals.routing.stored import Analysis
 from limoe.evals.sets import EvalSet
 from limoe.files import sha256_file, write_json
 from limoe.model.io import ModelConfig, build_model, save_model
@@ -147,6 +151,13 @@ def write_model(folder: Path, tokenizer: Path, params: Params, kind: str = "limo
     torch.manual_seed(seed)
     save_model(folder, config, build_model(config).state_dict(), tokenizer, Preprocess(params.model.tower.image_size).to_dict())
     return folder
+
+
+def tiny_analysis(root: Path) -> Analysis:
+    """How an untrained LIMoE of two sparse blocks routes nine pairs."""
+    prepared = write_prepared(root / "data", {"val": prepared_rows("val", 9)})
+    model = write_model(root / "model", prepared / "tokenizer.json", tiny_params("model.tower.depth=4"))
+    return analyse(model, selection_pairs(Prepared(prepared)), 9, torch.device("cpu"))
 
 
 TINY = (

@@ -54,6 +54,7 @@ FLOORS = (  # a module may import its own floor and those before it
         "limoe.info",
         "limoe.overlay",
         "limoe.rank",
+        "limoe.routing",
         "limoe.sensitivity",
     ),
     ("flows",),

@@ -58,7 +58,7 @@ def from_json(file: Path, split: str | None) -> Captions:
             return captions
         splits = sorted({row.get("split", "") for row in told["images"]})
         if split is None and len(splits) > 1:
-            raise UserError(f"{file}: holds the splits {', '.join(splits)}; say which with the set's key split")
+            raise UserError(f"{file}: holds the splits {', '.join(splits)}; say which with the set's key split (--split)")
         rows = [row for row in told["images"] if split in (None, row.get("split"))]
         if not rows:
             raise UserError(f"{file}: no picture of the split {split}; there are {', '.join(splits)}")
@@ -120,5 +120,7 @@ def _find(root: Path, names: tuple[str, ...]) -> Path:
         raise UserError(f"{root}: no such folder")
     found = [path for name in names for path in sorted(root.rglob(name))]
     if not found:
-        raise UserError(f"{root}: no captions here ({', '.join(names)}); name their file with the set's key captions")
+        raise UserError(
+            f"{root}: no captions here ({', '.join(names)}); name their file with the set's key captions (--captions)"
+        )
     return found[0]

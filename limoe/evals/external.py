@@ -11,7 +11,7 @@ from limoe.errors import UserError
 from limoe.evals import captioned, imagenet
 from limoe.evals.classes import Classes, in_order, read_classes, read_mapping, read_templates
 from limoe.evals.flat import flat_folder
-from limoe.evals.layouts import Layout, class_folders, pictures_in, subfolders
+from limoe.evals.layouts import Layout, class_folders, holds, pictures_in, subfolders
 from limoe.evals.packed import parquet, webdataset
 from limoe.evals.sets import EvalSet
 
@@ -72,17 +72,13 @@ def _open_layout(params: EvalSetParams, project: Path) -> Layout:
         root = next((root / folder for folder in VALIDATION if (root / folder).is_dir()), root)
     if params.labels:
         return flat_folder(root, project / params.labels)
-    if params.kind == "parquet" or (params.kind == "imagenet" and _holds(root, ".parquet")):
+    if params.kind == "parquet" or (params.kind == "imagenet" and holds(root, ".parquet")):
         return parquet(root, params.split)
-    if params.kind == "webdataset" or (params.kind == "imagenet" and _holds(root, ".tar")):
+    if params.kind == "webdataset" or (params.kind == "imagenet" and holds(root, ".tar")):
         return webdataset(root, params.split)
     if params.kind == "imagenet" and pictures_in(root) and not subfolders(root):
         return flat_folder(root, None)
     return class_folders(root)
-
-
-def _holds(root: Path, suffix: str) -> bool:
-    return root.suffix == suffix if root.is_file() else any(root.rglob(f"*{suffix}"))
 
 
 def _kept(layout: Layout, classes: Classes, file: Path) -> Layout:

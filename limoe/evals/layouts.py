@@ -62,11 +62,16 @@ def shards(root: Path, suffix: str, split: str | None) -> list[Path]:
         raise UserError(f"{root}: no *{suffix} files here")
     splits = sorted({file.stem.split("-")[0] for file in found if "-" in file.stem})
     if split is None and len(splits) > 1:
-        raise UserError(f"{root}: holds the splits {', '.join(splits)}; say which with the set's key split")
+        raise UserError(f"{root}: holds the splits {', '.join(splits)}; say which with the set's key split (--split)")
     chosen = [file for file in found if split in (None, file.stem.split("-")[0])]
     if not chosen:
         raise UserError(f"{root}: no file of the split {split}; there are {', '.join(splits) or 'no splits'}")
     return chosen
+
+
+def holds(root: Path, suffix: str) -> bool:
+    """Whether `root` is, or has anywhere below it, a file of this suffix."""
+    return root.suffix == suffix if root.is_file() else any(root.rglob(f"*{suffix}"))
 
 
 def subfolders(root: Path) -> list[Path]:

@@ -91,13 +91,32 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Exhibit:
+    """A picture (JPEG) with a title and a text; none if there is nothing to show. says: what it shows, for those who do not see
+    it."""
+
+    title: str
+    text: str
+    picture: bytes | None
+    says: str
+
+
+@dataclass(frozen=True)
+class Exhibits:
+    """Pictures side by side where there is room for them."""
+
+    caption: str
+    items: Sequence[Exhibit]
+
+
+@dataclass(frozen=True)
 class Bullets:
     """A list of short texts."""
 
     lines: Sequence[str]
 
 
-Block = Table | Figure | Grid | Prose | Bullets | Cards | Terms | Fold
+Block = Table | Figure | Grid | Exhibits | Prose | Bullets | Cards | Terms | Fold
 
 
 @dataclass(frozen=True)

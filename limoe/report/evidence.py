@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from limoe.config import SHARED, Contestant
 from limoe.errors import UserError
+from limoe.evals.routing.stored import Analysis
 from limoe.evals.sets import Items
 from limoe.files import read_json
 from limoe.model.shards import weights_hash
@@ -30,8 +31,9 @@ SCORED_ON = {"data": "prepared sets", "sets": "sets of evaluate.sets", "evaluate
 class Evidence:
     """One contestant. form: what it is. scores: by (set, metric), with n. averaged: those of its averaged weights, none without
     `train.ema`. items: by (set, metric). curve: rows of metrics.jsonl. routing: rows of routing.parquet, none for a model without
-    experts. settings: params.json. rollbacks: those of health.json. These four are empty for one that was not trained here. seed:
-    of its training, if it is known. provenance: what the scores belong to."""
+    experts. settings: params.json. rollbacks: those of health.json. These four are empty for one that was not trained here.
+    routed: how it routes validation pairs, if that was recorded. seed: of its training, if it is known. provenance: what the
+    scores belong to."""
 
     name: str
     form: str
@@ -45,6 +47,7 @@ class Evidence:
     rollbacks: list[dict[str, Any]]
     curve: list[dict[str, Any]]
     routing: pa.Table
+    routed: Analysis | None = None
 
     def values(self, name: str, metric: str) -> NDArray[np.float64]:
         """float64 (N,): the items' values of one metric on one set."""
@@ -146,6 +149,7 @@ def _load(paths: Paths, name: Contestant, tuning: int | None) -> Evidence:
         rollbacks=read_json(trained / "health.json")["rollbacks"],
         curve=_json_lines(trained / "metrics.jsonl"),
         routing=_table(trained / "routing.parquet"),
+        routed=Analysis.load(evaluated / "routing") if (evaluated / "routing").is_dir() else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from limoe.report.document import Block, Bullets, Cards, Cell, Document, Figure, Fold, Grid, Prose, Table, Terms
+from limoe.report.document import Block, Bullets, Cards, Cell, Document, Exhibits, Figure, Fold, Grid, Prose, Table, Terms
 
 
 def to_markdown(document: Document, page: str) -> str:
@@ -41,6 +41,8 @@ def _block(block: Block, page: str, pictures: Mapping[str, str]) -> str:
             return _figure(block.figures[0], page, pictures)
         case Grid():
             return "\n\n".join(_figure(figure, page, pictures) for figure in block.figures)
+        case Exhibits():
+            return f"{block.caption}:\n\n" + "\n".join(f"- **{item.title}**: {item.text}" for item in block.items)
         case Bullets():
             return "\n".join(f"- {line}" for line in block.lines)
         case Cards():

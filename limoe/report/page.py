@@ -5,9 +5,25 @@ from __future__ import annotations
 import html
 import json
 import re
+from base64 import b64encode
 from collections.abc import Callable
 
-from limoe.report.document import Block, Bullets, Card, Cards, Cell, Document, Figure, Fold, Grid, Prose, Table, Terms
+from limoe.report.document import (
+    Block,
+    Bullets,
+    Card,
+    Cards,
+    Cell,
+    Document,
+    Exhibit,
+    Exhibits,
+    Figure,
+    Fold,
+    Grid,
+    Prose,
+    Table,
+    Terms,
+)
 from limoe.report.style import CSS, SCRIPT
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -63,6 +79,9 @@ def _block(block: Block) -> str:
             return _figure(block)
         case Grid():
             return f'<div class="grid">{"".join(map(_figure, block.figures))}</div>'
+        case Exhibits():
+            items = "".join(map(_exhibit, block.items))
+            return f'<figure><figcaption>{inline(block.caption)}</figcaption><div class="exhibits">{items}</div></figure>'
         case Bullets():
             return f"<ul>{''.join(f'<li>{inline(line)}</li>' for line in block.lines)}</ul>" if block.lines else ""
         case Cards():
@@ -83,6 +102,14 @@ def _card(card: Card) -> str:
         f'<div class="card" style="--mark: var(--{card.colour})"><h3>{inline(card.title)}</h3>'
         f"<p>{inline(card.text)}</p><dl>{lines}</dl></div>"
     )
+
+
+def _exhibit(exhibit: Exhibit) -> str:
+    picture = ""
+    if exhibit.picture is not None:
+        data = b64encode(exhibit.picture).decode("ascii")
+        picture = f'<img src="data:image/jpeg;base64,{data}" alt="{html.escape(exhibit.says)}">'
+    return f"<div><h3>{inline(exhibit.title)}</h3>{picture}<p>{inline(exhibit.text)}</p></div>"
 
 
 def _figure(figure: Figure) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from limoe.config import CompareParams
-from limoe.report import figures, routing_figures, tables
+from limoe.report import figures, routing_analysis, routing_figures, tables
 from limoe.report.document import Block, Bullets, Card, Cards, Document, Fold, Prose, Section, Terms
 from limoe.report.evidence import Evidence
 from limoe.report.lineup import Lineup
@@ -164,6 +164,8 @@ def _routing(evidence: Sequence[Evidence]) -> list[Section]:
         tables.routing_table(log),
         routing_figures.placed_lines(log),
     ]
+    if (routed := evidence[0].routed) is not None:
+        blocks += routing_analysis.summary(routed)
     return [Section("routing", "Routing", blocks)]
 
 

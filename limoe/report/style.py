@@ -58,6 +58,11 @@ figcaption { font-weight: 600; font-size: .95rem; }
 .plot { width: 100%; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: .9rem; margin: 1.5rem 0; }
 .grid figure { margin: 0; min-width: 0; }
+.exhibits { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: 1rem 1.5rem;
+  padding: .75rem 0; }
+.exhibits h3 { margin: 0 0 .35rem; font-size: .92rem; font-weight: 600; }
+.exhibits img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
+.exhibits p { margin: .35rem 0 0; color: var(--quiet); font-size: .86rem; line-height: 1.45; }
 figure.table { padding: 0; overflow: hidden; }
 .table figcaption { padding: .85rem .8rem .6rem; }
 .scroll { overflow-x: auto; }

@@ -3,9 +3,10 @@ alone opens test sets.
 
 Outs, in `runs/evaluate/CONTESTANT/`: metrics.json (what DVC shows), results.json (every score), items.parquet (what `compare`
 resamples and pairs), confusion.json (what the worst classes are taken for) and provenance.json (which data, weights and settings
-the scores belong to). The same in `ema/`, if the training left averaged weights. A contestant that is not trained here leaves
-about.json beside them (what it costs, as far as that is known), or unavailable.json alone (one sentence) if its weights cannot be
-fetched. Embeddings of the trained ones are kept below `.limoe/work`, so that what was embedded once is not again.
+the scores belong to). The same in `ema/`, if the training left averaged weights. In `routing/`, how a LIMoE routes a sample of
+the validation pairs (docs/routing.md). A contestant that is not trained here leaves about.json beside them (what it costs, as far
+as that is known), or unavailable.json alone (one sentence) if its weights cannot be fetched. Embeddings of the trained ones are
+kept below `.limoe/work`, so that what was embedded once is not again.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ import torch
 
 from limoe.config import EvaluateParams, Params
 from limoe.data.prepared import Prepared
+from limoe.data.schema import SELECTION_SPLITS
 from limoe.dist import pick_device
 from limoe.errors import UserError
 from limoe.evals.encoder import Encoder, Track
 from limoe.evals.models.opened import Unfetchable
 from limoe.evals.models.registry import open_other
+from limoe.evals.routing.analysis import analyse
+from limoe.evals.routing.pairs import selection_pairs
 from limoe.evals.sets import EvalSet, Outcome, confusion_rows, item_table, result_rows
 from limoe.evals.suite import headline_metrics, open_encoder, open_external, provenance, score
 from limoe.evals.zeroshot import PER_CLASS
 from limoe.files import atomic_directory, atomic_file, read_json, write_json
+from limoe.model.io import read_config
 from limoe.paths import Paths
 from limoe.provenance import git_commit
 from limoe.tracking import open_tracker
@@ -102,6 +107,7 @@ def _score_trained(
             return _leave(score(encoder, prepared, params, external), source, out)
 
     scores = scored(paths.model(contestant), contestant, out)
+    _record_routing(prepared, paths.model(contestant), params.routing_pairs, device, out / "routing")
     if (averaged := paths.averaged(contestant)).is_dir():
         beside = scored(averaged, f"{contestant}, ema", out / "ema")
         scores |= {f"ema/{name}": value for name, value in beside.items()}
@@ -143,6 +149,12 @@ def _leave(outcomes: Sequence[Outcome], source: Mapping[str, Any], out: Path) ->
     with atomic_file(out / "items.parquet") as handle:
         pq.write_table(item_table(outcomes), handle)
     return {f"{row['set']}/{row['metric']}": row["value"] for row in rows if not row["metric"].startswith(PER_CLASS)}
+
+
+def _record_routing(prepared: Prepared, model: Path, pairs: int, device: torch.device, out: Path) -> None:
+    """The routing analysis, of a model that routes, where there are validation pairs."""
+    if pairs and read_config(model).kind == "limoe" and set(prepared.splits) & set(SELECTION_SPLITS):
+        analyse(model, selection_pairs(prepared), pairs, device).save(out)
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """The compare stage over planted evidence: its files, their bytes, the truth of its verdict, and what it refuses."""
 
 import json
+from base64 import b64encode
 
 import pytest
-from evalkit import tiny_params
+from evalkit import tiny_analysis, tiny_params
 from reportkit import plant, plant_averaged
 
 from limoe.errors import UserError
 from limoe.files import write_json
+from limoe.report.routing_analysis import headline
 from limoe.stages import compare
 
 PARAMS = tiny_params()
@@ -35,6 +37,17 @@ def test_the_three_outs_and_the_timing_beside_them(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "LIMoE was not told apart from the dense tower" in " ".join(said.split())
     assert "321.5" in said
+
+
+def test_the_report_shows_how_limoe_routes_if_that_was_recorded(tmp_path):
+    paths = plant(tmp_path, PARAMS)
+    found = tiny_analysis(tmp_path / "elsewhere")
+    found.save(paths.evaluate("limoe") / "routing")
+    compare.run(PARAMS, paths)
+    page = (paths.report / "report.html").read_text(encoding="utf-8").split("<script>")[0]
+    assert headline(found.numbers) in page
+    assert all(b64encode(strip).decode() in page for strip in found.strips.values())
+    assert 'id="lost-text"' in page
 
 
 def test_equal_evidence_gives_equal_bytes_whatever_the_clock_said(tmp_path):

@@ -46,6 +46,10 @@ def read(paths, kind, name):
     return json.loads((paths.evaluate(kind) / name).read_text(encoding="utf-8"))
 
 
+def files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_contestant_is_scored_on_every_split_but_training(project, kind):
     _, paths = project
@@ -92,12 +96,14 @@ def test_provenance_names_data_weights_and_settings(project):
 
 def test_outs_repeat_byte_by_byte_and_hold_no_clock(project):
     params, paths = project
-    before = {path.name: path.read_bytes() for path in paths.evaluate("limoe").iterdir()}
+    before = files(paths.evaluate("limoe"))
     threads = torch.get_num_threads()
     shutil.rmtree(paths.embeddings)
     evaluate.run(params, paths, "limoe")
-    assert {path.name: path.read_bytes() for path in paths.evaluate("limoe").iterdir()} == before
-    assert set(before) == OUTS
+    assert files(paths.evaluate("limoe")) == before
+    assert {name for name in before if "/" not in name} == OUTS
+    assert "routing/routing.json" in before
+    assert set(files(paths.evaluate("dense"))) == OUTS
     assert torch.get_num_threads() == threads
     timing = json.loads(paths.timing("evaluate-limoe").read_text(encoding="utf-8"))
     assert timing["seconds"] >= 0

@@ -1,0 +1,1 @@
+"""How a trained LIMoE routes pictures and captions: recorded from any model directory, measured, and shown by examples."""
