@@ -25,7 +25,9 @@ import mlflow  # once, before the processes part
 from limoe.config import MachineParams
 from limoe.sweep.record import open_recorder
 root = Path(sys.argv[1])
-machine = MachineParams(device="cpu", workers=0, cache_mb=1, tracking="mlflow")
+machine = MachineParams(
+    device="cpu", workers=0, cache_mb=1, processes=1, expert_parallel=1, shard_weights=False, tracking="mlflow"
+)
 gate, begin = os.pipe()
 for name in sys.argv[2:]:
     if os.fork() == 0:
@@ -47,7 +49,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def machine() -> MachineParams:
-    return MachineParams(device="cpu", workers=0, cache_mb=1, tracking="mlflow")
+    return MachineParams(
+        device="cpu", workers=0, cache_mb=1, processes=1, expert_parallel=1, shard_weights=False, tracking="mlflow"
+    )
 
 
 @pytest.fixture
