@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ORDER, ERROR = "order.json", "error-{rank}.json"  # in a folder of this launch: what to do; what went wrong on a rank
 HANGING_SECONDS = 10  # the agent waits for 30
-PATIENCE_SECONDS = 600  # for a step to end and be saved after a signal; torch before 2.12 has 30
+PATIENCE_SECONDS = 600  # for a step to end and be saved after a signal; torch without its pull request 172596 has 30
 
 
 def launch(params: Params, paths: Paths, contestant: Contestant) -> None:
