@@ -44,11 +44,11 @@ def success(facts: Facts) -> bytes:
     curves = sorted(facts["curves"], key=lambda curve: ranked(facts).index(curve["name"]))
     rows = -(-len(curves) // COLUMNS)
     figure = new_figure((9.0, 0.3 + 2.1 * rows))
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     robust = (facts["recommendation"] or {"robust": {"values": {}}})["robust"]["values"]
     for axes, curve in zip(grid, curves, strict=False):
         _curve(axes, curve, axis_of(facts, curve["name"]), robust.get(curve["name"]))
-    for axes in list(grid)[len(curves) :]:
+    for axes in grid[len(curves) :]:
         axes.axis("off")
     return to_png(figure)
 

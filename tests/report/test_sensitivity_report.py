@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import time
 from dataclasses import replace
+from io import BytesIO
 
 import plotly.graph_objects as go
 import pytest
+from PIL import Image
 from studykit import SPACE, rows
 
 from limoe.report import failure_figures, failure_tables, sensitivity_figures, sensitivity_tables
@@ -16,7 +18,7 @@ from limoe.report.document import Figure, Grid
 from limoe.report.markdown import body, to_markdown
 from limoe.report.page import to_html
 from limoe.report.sensitivity import headline, tell
-from limoe.report.sensitivity_stills import stills
+from limoe.report.sensitivity_stills import stills, success
 from limoe.report.style import CSS
 from limoe.report.values import middle, position
 from limoe.sweep.pages import report_sweep, trials_of
@@ -142,6 +144,14 @@ def test_few_trials_are_said_to_be_few(count):
     page = to_markdown(tell(facts, trials), "p")
     assert "there are no trials" in page.lower() or "few" in page
     assert isinstance(stills(facts, trials), dict)
+
+
+def test_places_without_a_curve_stay_blank(known):
+    facts, _ = known
+    picture = Image.open(BytesIO(success({**facts, "curves": facts["curves"][:1]}))).convert("L")
+    width, height = picture.size
+    assert picture.crop((width // 2, 0, width, height)).getextrema() == (255, 255)
+    assert picture.getextrema() != (255, 255)
 
 
 def test_a_headline_quotes_no_figure_that_could_be_anything():
