@@ -21,11 +21,12 @@ def stale_stages(dvc_yaml: Path, write: bool = False) -> list[str]:
     stale = []
     for name, stage in document["stages"].items():
         deps = stage.get("do", stage)["deps"]
-        wanted = [*(dep for dep in deps if not is_code(dep)), *code_files(stage_module(stage.get("do", stage)["cmd"]))]
-        if list(deps) != wanted:
+        code = code_files(stage_module(stage.get("do", stage)["cmd"]))
+        if list(deps) != [*(dep for dep in deps if not is_code(dep)), *code]:
             stale.append(str(name))
-            deps.clear()
-            deps.extend(wanted)
+            for place in reversed([place for place, dep in enumerate(deps) if is_code(dep)]):
+                del deps[place]  # one by one: the others keep their comments
+            deps.extend(code)
     if stale and write:
         write_text(dvc_yaml, dump_document(document))
     return stale

@@ -1,0 +1,84 @@
+"""`prepare` and `balance`: what a prepared set is made of, and what its analysis aims at."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from limoe.config.section import Section
+
+
+class EmojiParams(Section):
+    """The embedded default source: Twemoji and OpenMoji pictures with the names of the `emoji` package."""
+
+    size: int = Field(ge=16, le=1024)
+    languages: tuple[str, ...] = Field(min_length=1)
+    aliases: bool
+    limit: int | None = Field(ge=10)
+
+
+class ScenesParams(Section):
+    """Scenes composed of pictures, with captions that name them and how they lie to each other."""
+
+    pictures: Literal["emoji", "shapes"]
+    train: int = Field(ge=0)
+    val: int = Field(ge=0)
+    test: int = Field(ge=0)
+    canvas: int = Field(ge=16, le=1024)
+    min_pictures: int = Field(ge=1, le=4)
+    max_pictures: int = Field(ge=1, le=4)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_pictures > self.max_pictures:
+            raise ValueError(f"min_pictures ({self.min_pictures}) must not exceed max_pictures ({self.max_pictures})")
+        return self
+
+
+class FolderParams(Section):
+    """A user's folder of images with a csv or jsonl of captions."""
+
+    images: str | None
+    captions: str | None
+    val_fraction: float = Field(ge=0, lt=1)
+    test_fraction: float = Field(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction must stay below 1, or nothing is left to train on")
+        return self
+
+
+class TokenizerParams(Section):
+    """Which tokenizer, and how many entries at most."""
+
+    kind: Literal["unigram", "bpe", "open_clip"]
+    vocab_size: int = Field(ge=64)
+
+
+class PrepareParams(Section):
+    """Sources, and how they become a prepared set."""
+
+    sources: tuple[str, ...] = Field(min_length=1)
+    seed: int = Field(ge=0)
+    shard_rows: int = Field(ge=1)
+    max_pixels: int = Field(ge=1, le=178_000_000)  # from 2^29 / 3 on Pillow itself refuses
+    emoji: EmojiParams
+    scenes: ScenesParams
+    folder: FolderParams
+    tokenizer: TokenizerParams
+
+    @field_validator("sources")
+    @classmethod
+    def _named_once(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in sources if sources.count(name) > 1]:
+            raise ValueError(f"names {twice[0]!r} twice")
+        return sources
+
+
+class BalanceParams(Section):
+    """What the modality-balance analysis aims at."""
+
+    target_placed: float = Field(gt=0, le=1)
