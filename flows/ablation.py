@@ -17,7 +17,7 @@ from prefect import flow
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from flows.pipeline import artifact_key
-from flows.request import plainly, prepared_of, with_budget
+from flows.request import plainly, with_budget
 from flows.temporary import end_server_with_us
 from flows.trials import check_runner, run_all, task_runner
 from limoe.config import Params
@@ -26,6 +26,7 @@ from limoe.files import exclusive_lock
 from limoe.paths import Paths
 from limoe.report.ablation import headline
 from limoe.sweep.ablation import Ablation, AblationSettings
+from limoe.sweep.data import prepared_for
 from limoe.sweep.outcome import Outcome
 from limoe.sweep.pages import CSV, MARKDOWN, PAGE, PLOTS, report_ablation
 from limoe.sweep.record import EXPERIMENT, open_recorder
@@ -53,7 +54,7 @@ class Request:
         file = Path(self.params).resolve()
         params, paths = with_budget(file, self.budget), Paths(file.parent)
         check_runner(self.runner, self.address, self.concurrency, params.train.threads)
-        return params, paths, prepared_of(params, paths)
+        return params, paths, prepared_for(params, paths.prepared)
 
     def open(self) -> Ablation:
         """The ablation as its directory has it; UserError if that was begun under other settings."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,12 +11,12 @@ from pathlib import Path
 
 from flows.trials import check_runner
 from limoe.config import CONTESTANTS, Params
-from limoe.data.prepared import Prepared
 from limoe.errors import UserError
-from limoe.files import exclusive_lock, flatten
+from limoe.files import exclusive_lock
 from limoe.overlay import load_document, merge
 from limoe.paramsfile import read_yaml
 from limoe.paths import Paths
+from limoe.sweep.data import prepared_for
 from limoe.sweep.names import readable
 from limoe.sweep.space import Space
 from limoe.sweep.study import Sweep
@@ -98,21 +96,7 @@ def make_plan(settings: SweepSettings, space: str | None, budget: str | None, fi
         document, origin = read_yaml(file.parent / space), space
     searched = Space.parse(document, params, settings.contestant, origin)
     paths = Paths(file.parent)
-    return Plan(settings, searched, params, paths, prepared_of(params, paths).hash)
-
-
-def prepared_of(params: Params, paths: Paths) -> Prepared:
-    """The data that all trials train on; UserError if there is none yet, or if it was prepared with other settings."""
-    if not paths.prepared.exists():
-        raise UserError(f"{paths.prepared}: no prepared data to train on; run dvc repro prepare (or limoe prepare) first")
-    prepared = Prepared(paths.prepared)
-    had, asked = flatten(prepared.manifest["params"]), flatten(params.prepare.model_dump(mode="json"))
-    if changed := [f"prepare.{name}={json.dumps(value)}" for name, value in asked.items() if had.get(name) != value]:
-        raise UserError(
-            f"{paths.prepared} was prepared with other settings than these trials ask for; first run limoe prepare "
-            + " ".join(f"--set {shlex.quote(one)}" for one in changed)
-        )
-    return prepared
+    return Plan(settings, searched, params, paths, prepared_for(params, paths.prepared).hash)
 
 
 def with_budget(file: Path, budget: str | None) -> Params:

@@ -154,6 +154,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def verdict(difference: float, interval: Interval, p_holm: float) -> str:
+    """`better` or `worse` only if the adjusted p and the interval of the difference both say so; else `no difference shown`."""
+    if p_holm >= ALPHA or not interval.excludes_zero:
+        return "no difference shown"
+    return "better" if difference > 0 else "worse"
+
+
 @dataclass(frozen=True)
 class Paired:
     """One model against another on the same N items. difference and interval: of the share of hits, first minus second (-1..1).
@@ -171,10 +178,8 @@ class Paired:
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` only if the adjusted test and the interval both say so; else `no difference shown`."""
-        if self.p_holm >= ALPHA or not self.interval.excludes_zero:
-            return "no difference shown"
-        return "better" if self.difference > 0 else "worse"
+        """Of the adjusted test and the interval."""
+        return verdict(self.difference, self.interval, self.p_holm)
 
 
 def paired(first_N: Array, second_N: Array, resampler: Resampler) -> Paired:

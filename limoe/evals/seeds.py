@@ -41,12 +41,6 @@ class PairedSeeds:
     p: float
     n: int
 
-    def verdict(self, p_holm: float) -> str:
-        """`better` or `worse` only if the adjusted test and the interval both say so; else `no difference shown`."""
-        if p_holm >= ALPHA or not self.interval.excludes_zero:
-            return "no difference shown"
-        return "better" if self.difference > 0 else "worse"
-
 
 def paired_seeds(first: Sequence[float], second: Sequence[float]) -> PairedSeeds:
     """Of scores with equal seeds, two at least. Differences without any spread show nothing: with so few trainings that is a

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from limoe.evals.compare import holm
+from limoe.evals.compare import holm, verdict
 from limoe.evals.seeds import PairedSeeds, Spread, paired_seeds
 from limoe.report.document import Block, Cell, Prose, Section, Table
 from limoe.report.evidence import Evidence
@@ -31,7 +31,7 @@ class SeedDuel:
     @property
     def verdict(self) -> str:
         """As of a duel on items: a model is better only at an equal budget."""
-        found = self.test.verdict(self.p_holm)
+        found = verdict(self.test.difference, self.test.interval, self.p_holm)
         return AT_ANOTHER_BUDGET[found] if self.unequal else found
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limoe.config import Params, TrainParams
-from limoe.data.prepared import TOKENIZER, Prepared
+from limoe.data.prepared import TOKENIZER
 from limoe.data.thresholds import with_thresholds
 from limoe.data.transforms import Preprocess
 from limoe.dist import pick_device
@@ -25,6 +25,7 @@ from limoe.files import atomic_file, write_json
 from limoe.model.io import save_model
 from limoe.paths import Paths
 from limoe.stages.train import open_trainer
+from limoe.sweep.data import prepared_for
 from limoe.sweep.outcome import Kind, Outcome, judge
 from limoe.sweep.reports import append_report, read_reports
 from limoe.sweep.slots import limited_memory
@@ -72,8 +73,9 @@ def train_trial(
 
 
 def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached, keep_model: bool) -> Outcome:
-    paths, prepared = Paths(data.absolute().parent.parent), Prepared(data)
+    paths = Paths(data.absolute().parent.parent)
     params, train = _settings(spec, paths)
+    prepared = prepared_for(params, data)
     lengths = caption_lengths(prepared, train, params.model.tower)
     config = model_config(params, spec.contestant, prepared, lengths)
     start = None if train.start_from is None else Start.of(paths.root / train.start_from, config, data / TOKENIZER)

@@ -38,16 +38,8 @@ from limoe.train.schedule import learning_rate
 from limoe.train.step import ContrastiveTask
 from limoe.train.throughput import Pace
 
-PARTS = (
-    "loader",
-    "gradients",
-    "meter",
-    "guard",
-    "watch",
-    "pace",
-    "best",
-    "rollbacks",
-)  # what has a state beside model and optimiser
+# What has a state beside model and optimiser.
+PARTS = ("loader", "gradients", "meter", "guard", "watch", "pace", "best", "rollbacks")
 MAX_LOG_SCALE = math.log(MAX_SCALE)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from limoe.evals.compare import verdict
 from limoe.evals.seeds import Spread, paired_seeds
 
 
@@ -25,14 +26,18 @@ def test_the_paired_test_is_scipys(n: int) -> None:
     assert (found.interval.low, found.interval.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
 
 
+def judged(found, p):
+    return verdict(found.difference, found.interval, p)
+
+
 def test_pairing_sees_what_seeds_share() -> None:
     luck = [0.10, 0.30, 0.50]
     found = paired_seeds([one + gain for one, gain in zip(luck, (0.05, 0.06, 0.055), strict=True)], luck)
-    assert (found.verdict(found.p), found.verdict(0.05)) == ("better", "no difference shown")
+    assert (judged(found, found.p), judged(found, 0.05)) == ("better", "no difference shown")
     worse = paired_seeds(luck, [one + gain for one, gain in zip(luck, (0.05, 0.06, 0.055), strict=True)])
-    assert worse.verdict(worse.p) == "worse"
+    assert judged(worse, worse.p) == "worse"
 
 
 def test_differences_without_spread_show_nothing() -> None:
     found = paired_seeds([0.5, 0.6], [0.4, 0.5])
-    assert (found.p, found.verdict(found.p)) == (1.0, "no difference shown")
+    assert (found.p, judged(found, found.p)) == (1.0, "no difference shown")

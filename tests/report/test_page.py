@@ -5,9 +5,9 @@ import re
 import shutil
 import subprocess
 
-import plotly.graph_objects as go
 import pytest
 from evalkit import tiny_params
+from pagekit import drawn_by_plotly
 from reportkit import only_validation, plant, plant_further
 
 from limoe.config import CONTESTANTS
@@ -117,17 +117,10 @@ def test_light_and_dark_give_every_colour_a_value(document, page):
 
 
 def test_every_figure_is_one_that_plotly_accepts(document, crowded):
-    def plain(value):
-        if isinstance(value, str):
-            return "#123456" if value.startswith("@") else value
-        if isinstance(value, dict):
-            return {key: plain(one) for key, one in value.items()}
-        return [plain(one) for one in value] if isinstance(value, list) else value
-
     figures = [block for block in blocks(document) if isinstance(block, Figure)]
     assert [figure.id for figure in figures] == FIGURES
     for figure in (*figures, *(block for block in blocks(crowded) if isinstance(block, Figure))):
-        go.Figure(data=plain(list(figure.data)), layout=plain(figure.layout))
+        drawn_by_plotly(figure)
 
 
 def test_what_a_table_says_is_in_both_forms(document, page):

@@ -7,9 +7,9 @@ import subprocess
 from base64 import b64encode
 from itertools import chain
 
-import plotly.graph_objects as go
 import pytest
 from evalkit import tiny_analysis
+from pagekit import drawn_by_plotly
 
 from limoe.evals.routing.stored import Analysis
 from limoe.report.document import Exhibits, Figure, Fold, Grid
@@ -47,17 +47,10 @@ def test_the_page_holds_every_picture_and_asks_for_nothing(found):
 
 
 def test_every_figure_is_one_that_plotly_accepts_and_has_an_id_of_its_own(found):
-    def plain(value):
-        if isinstance(value, str):
-            return "#123456" if value.startswith("@") else value
-        if isinstance(value, dict):
-            return {key: plain(one) for key, one in value.items()}
-        return [plain(one) for one in value] if isinstance(value, list) else value
-
     figures = [block for block in blocks(document(found)) if isinstance(block, Figure)]
     assert [figure.id for figure in figures] == ["experts", "confidence", "lost-image-1", "lost-image-3", "lost-text"]
     for figure in figures:
-        go.Figure(data=plain(list(figure.data)), layout=plain(figure.layout))
+        drawn_by_plotly(figure)
 
 
 def test_the_figures_draw_the_numbers(found):

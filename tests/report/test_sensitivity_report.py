@@ -8,8 +8,8 @@ import time
 from dataclasses import replace
 from io import BytesIO
 
-import plotly.graph_objects as go
 import pytest
+from pagekit import drawn_by_plotly
 from PIL import Image
 from studykit import SPACE, rows
 
@@ -119,16 +119,9 @@ def test_finals_are_the_figures_to_quote(known):
 
 
 def test_every_figure_is_one_that_plotly_accepts_in_known_colours(document):
-    def plain(value):
-        if isinstance(value, str):
-            return "#123456" if value.startswith("@") else value
-        if isinstance(value, dict):
-            return {key: plain(one) for key, one in value.items()}
-        return [plain(one) for one in value] if isinstance(value, list) else value
-
     light, dark = CSS.split("prefers-color-scheme: dark")
     for figure in figures(document):
-        go.Figure(data=plain(list(figure.data)), layout=plain(figure.layout))
+        drawn_by_plotly(figure)
         for name in re.findall(r'"@([\w-]+)"', json.dumps([list(figure.data), figure.layout])):
             assert f"--{name}:" in light
             assert f"--{name}:" in dark

@@ -172,6 +172,13 @@ def test_a_trial_that_has_ended_is_not_run_again(tiny_data, tmp_path):
     assert not (folder / "metrics.jsonl").exists()
 
 
+def test_data_that_were_prepared_otherwise_are_refused(tiny_data, tmp_path):
+    outcome = run_trial(trial(tmp_path, "prepare.scenes.canvas=96"), tiny_data)
+    assert (outcome.kind, outcome.step) == ("error", 0)
+    assert "was prepared with other settings" in outcome.evidence
+    assert outcome.evidence.endswith("limoe prepare --set prepare.scenes.canvas=96")
+
+
 def test_thresholds_of_the_balance_analysis(tiny_data, tmp_path):
     paths, settings = Paths(tmp_path), ("model.moe.tau_text=balance", "train.steps=4")
     shutil.copytree(tiny_data, paths.prepared)
