@@ -55,10 +55,18 @@ def scale(facts: Facts) -> dict[str, Any]:
         return {"type": "category"}
     if not facts["log"]:
         return {"nticks": 6}
-    low, high = float(facts["low"]), float(facts["high"])
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [first * 10.0**power for power in decades for first in (1, 3) if low <= first * 10.0**power <= high]
+    ticks = log_ticks(float(facts["low"]), float(facts["high"]))
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:.3g}" for tick in ticks]}
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Two places a decade: few enough not to run into each other, and labelled where the range has less than one.
+
+    >>> [f"{tick:.3g}" for tick in log_ticks(1e-3, 6.4e-3)]
+    ['0.001', '0.003']
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [first * 10.0**power for power in decades for first in (1, 3) if low <= first * 10.0**power <= high]
 
 
 def _mark(x: float) -> dict[str, Any]:

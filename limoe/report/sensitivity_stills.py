@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from limoe.plots import COLOURS, new_figure, to_png
 from limoe.report.failure_figures import CENSORED, SUCCESS, by_kind, combined_roc, failure_axes
-from limoe.report.sensitivity_figures import axis_of, ranked
+from limoe.report.sensitivity_figures import axis_of, log_ticks, ranked
 from limoe.report.values import middle, short, stretch
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _curve(axes: Axes, curve: Facts, facts: Facts, robust: Any) -> None:
         low, high = ([100 * one["share"][end] for one in smooth] for end in ("lower", "upper"))
         axes.fill_between(places, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
         axes.plot(places, [100 * one["share"]["probability"] for one in smooth], color=COLOURS[0])
-        axes.set_xscale(_scale(facts))
+        _scale(axes, "x", facts)
         if robust is not None:
             axes.axvline(robust, color="#1c2320", linestyle=":", linewidth=1.2)
     colour = QUIET if ranged else COLOURS[0]
@@ -126,13 +126,21 @@ def failures(facts: Facts, trials: Sequence[Facts]) -> bytes | None:
         filled = "none" if marker in ("o", "s") else colour
         axes.plot(x, y, marker, color=colour, markerfacecolor=filled, markersize=6, label=kind)
     x_facts, y_facts = (axis_of(facts, name) for name in names)
-    axes.set(xlabel=names[0], ylabel=names[1], xscale=_scale(x_facts), yscale=_scale(y_facts))
+    axes.set(xlabel=names[0], ylabel=names[1])
+    _scale(axes, "x", x_facts)
+    _scale(axes, "y", y_facts)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9)
     return to_png(figure)
 
 
-def _scale(facts: Facts) -> str:
-    return "log" if facts["choices"] is None and facts["log"] else "linear"
+def _scale(axes: Axes, direction: Literal["x", "y"], facts: Facts) -> None:
+    """Give an axis its parameter's scale. On a logarithmic one matplotlib labels every tick of a short range over the next."""
+    if facts["choices"] is not None or not facts["log"]:
+        return
+    ticks = log_ticks(float(facts["low"]), float(facts["high"]))
+    axes.set(**{f"{direction}scale": "log"})
+    axes.set(**{f"{direction}ticks": ticks, f"{direction}ticklabels": [f"{tick:.3g}" for tick in ticks]})
+    axes.tick_params(direction, which="minor", label1On=False)
 
 
 def roc(facts: Facts) -> bytes | None:

@@ -7,13 +7,15 @@ import subprocess
 import time
 from dataclasses import replace
 from io import BytesIO
+from itertools import pairwise
 
 import pytest
 from pagekit import drawn_by_plotly
 from PIL import Image
 from studykit import SPACE, rows
 
-from limoe.report import failure_figures, failure_tables, sensitivity_figures, sensitivity_tables
+from limoe.plots import new_figure
+from limoe.report import failure_figures, failure_tables, sensitivity_figures, sensitivity_stills, sensitivity_tables
 from limoe.report.document import Figure, Grid
 from limoe.report.markdown import body, to_markdown
 from limoe.report.page import to_html
@@ -145,6 +147,17 @@ def test_places_without_a_curve_stay_blank(known):
     width, height = picture.size
     assert picture.crop((width // 2, 0, width, height)).getextrema() == (255, 255)
     assert picture.getextrema() != (255, 255)
+
+
+def test_a_short_logarithmic_axis_has_labels_that_do_not_run_into_each_other():
+    axes = new_figure((3.0, 2.0)).add_subplot()
+    axes.set_xlim(1e-3, 6.4e-3)
+    sensitivity_stills._scale(axes, "x", {"choices": None, "log": True, "low": 1e-3, "high": 6.4e-3})
+    axes.figure.canvas.draw()
+    boxes = [tick.label1.get_window_extent() for tick in axes.xaxis.get_major_ticks()]
+    assert [tick.label1.get_text() for tick in axes.xaxis.get_major_ticks()] == ["0.001", "0.003"]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert not any(tick.label1.get_visible() for tick in axes.xaxis.get_minor_ticks())
 
 
 def test_a_headline_quotes_no_figure_that_could_be_anything():
