@@ -22,7 +22,7 @@ from PIL import Image
 
 from limoe.config import Params, PrepareParams
 from limoe.data.ingest import ingest
-from limoe.data.sources import Candidate, Rejected, Source, build, check_sources
+from limoe.data.sources import Candidate, Part, Rejected, Source, build, check_sources
 from limoe.data.transforms import to_rgb
 from limoe.doctor import pinned_versions
 from limoe.errors import UserError
@@ -62,7 +62,7 @@ class Small:
     splits: Sequence[str]
 
     @property
-    def total(self) -> int:
+    def total(self) -> int | None:
         """Candidates that the source has to offer."""
         return self.source.total
 
@@ -74,9 +74,14 @@ class Small:
         """The source's, and what was done to its pictures."""
         return {**self.source.provenance(), "side": SIDE, "quality": QUALITY}
 
-    def candidates(self) -> Iterator[Candidate | Rejected]:
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The source's."""
+        return self.source.parts
+
+    def candidates(self, part: Part) -> Iterator[Candidate | Rejected]:
         """Those of the splits."""
-        for candidate in self.source.candidates():
+        for candidate in self.source.candidates(part):
             if isinstance(candidate, Rejected):
                 yield candidate
             elif candidate.split in self.splits:

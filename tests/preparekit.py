@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from limoe.config import Params
-from limoe.data.sources import Candidate, Rejected
+from limoe.data.sources import Candidate, Part, Rejected
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,13 +48,14 @@ class ListedSource:
     def __init__(self, items: Iterable[Candidate | Rejected]) -> None:
         self._items = list(items)
         self.total = len(self._items)
+        self.parts = Part.split("items", len(self._items), 3)
 
     @classmethod
     def packages(cls, params: Any) -> tuple[()]:
         return ()
 
-    def candidates(self) -> Iterator[Candidate | Rejected]:
-        yield from self._items
+    def candidates(self, part: Part) -> Iterator[Candidate | Rejected]:
+        yield from self._items[part.start : part.stop]
 
     def provenance(self) -> dict[str, Any]:
         return {"listed": self.total}

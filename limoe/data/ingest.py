@@ -20,7 +20,7 @@ from limoe.config import PrepareParams
 from limoe.data.prepared import MANIFEST, REJECTED, TOKENIZER, VERSION
 from limoe.data.schema import TRAIN, Record
 from limoe.data.shards import ShardWriter, write_rejected
-from limoe.data.sources import Candidate, Rejected, Source
+from limoe.data.sources import Candidate, Rejected, Source, candidates
 from limoe.data.tokenizer import Tokenizer
 from limoe.data.verify import BadImage, measure
 from limoe.errors import UserError
@@ -132,7 +132,7 @@ def _shown(name: str, source: Source) -> Iterator[Candidate | Rejected]:
     from rich.progress import track
 
     console = Console(stderr=True)
-    return iter(track(source.candidates(), f"{name:>8}", total=source.total, console=console, transient=True))
+    return iter(track(candidates(source), f"{name:>8}", total=source.total, console=console, transient=True))
 
 
 def _column(out: Path, split: Mapping[str, Any], name: str) -> Iterator[Any]:

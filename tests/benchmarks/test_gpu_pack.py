@@ -16,7 +16,7 @@ from benchmarks import gpu_pack
 from benchmarks.gpu_pack import KEPT, MISSING, PACK, Small, bytes_that_travel, check_size, pack_data, pack_wheels, shrunk
 from limoe.data.prepared import Prepared
 from limoe.data.schema import TEST_SPLITS
-from limoe.data.sources import Rejected
+from limoe.data.sources import Rejected, candidates
 from limoe.errors import UserError
 
 TINY = (
@@ -70,7 +70,7 @@ def test_a_source_loses_its_other_splits_and_keeps_what_was_rejected() -> None:
     rejected = Rejected("r", "listed", "broken")
     listed = ListedSource([candidate("a"), rejected, candidate("b", split="test"), candidate("c", split="val")])
     small = Small(listed, ("train", "val"))
-    assert [found.key for found in small.candidates()] == ["a", "r", "c"]
+    assert [found.key for found in candidates(small)] == ["a", "r", "c"]
     assert small.total == 4
     assert small.provenance() == {"listed": 4, "side": 128, "quality": 80}
     assert small.packages(params_with().prepare) == ()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from preparekit import params_with
 
-from limoe.data.sources import Candidate
+from limoe.data.sources import Candidate, candidates
 from limoe.data.sources.emoji import STYLES, Concept, EmojiSource, base_concept, concepts
 from limoe.errors import UserError
 
@@ -149,7 +149,7 @@ def test_a_limit_takes_the_same_sample_and_leaves_no_split_empty() -> None:
 
 
 def test_candidates_are_two_pictures_a_concept() -> None:
-    found = list(source("prepare.emoji.limit=10", "prepare.emoji.size=40").candidates())
+    found = list(candidates(source("prepare.emoji.limit=10", "prepare.emoji.size=40")))
     assert len(found) == 20
     for candidate in found:
         assert isinstance(candidate, Candidate)
@@ -168,7 +168,7 @@ def test_a_red_heart_is_red_on_white(style: str, size: int, monkeypatch: pytest.
     heart = BY_KEY[points("❤️")]  # U+FE0F stands in some of the file names and not in others
     wanted = source(f"prepare.emoji.size={size}")
     monkeypatch.setattr(wanted, "_concepts", [heart])
-    image = pixels(dict(zip(STYLES, wanted.candidates(), strict=True))[style])
+    image = pixels(dict(zip(STYLES, candidates(wanted), strict=True))[style])
     assert image.shape == (size, size, 3)
     assert image[0, 0].tolist() == image[-1, -1].tolist() == [255, 255, 255]
     red, green, blue = image[size // 2, size // 2].tolist()
@@ -185,7 +185,7 @@ def test_twemojis_own_pixels_are_kept() -> None:
     alpha = rgba[..., 3:] / 255
     wanted = source()
     wanted._concepts = [BY_KEY[points("🍎")]]
-    image = pixels(next(iter(wanted.candidates())))
+    image = pixels(next(iter(candidates(wanted))))
     assert np.abs(rgba[..., :3] * alpha + 255 * (1 - alpha) - image).max() <= 1
 
 

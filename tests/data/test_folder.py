@@ -10,7 +10,7 @@ from preparekit import params_with, picture
 
 from limoe.data.ingest import ingest
 from limoe.data.prepared import Prepared
-from limoe.data.sources import Candidate, Rejected
+from limoe.data.sources import Candidate, Rejected, candidates
 from limoe.data.sources.folder import FolderSource, hashed_split
 from limoe.errors import UserError
 
@@ -30,7 +30,7 @@ def lay(root: Path, captions: str, *names: str, file: str = "captions.csv") -> N
 def read(root: Path, *overrides: str) -> tuple[list[Candidate], list[tuple[str, str, str]]]:
     """Candidates, and (key, reason, detail) of what was rejected."""
     source = FolderSource(params_with(*SET, *overrides).prepare, root)
-    found = list(source.candidates())
+    found = list(candidates(source))
     assert len(found) == source.total
     rejected = [(r.key.removeprefix("folder/"), r.reason, r.detail) for r in found if isinstance(r, Rejected)]
     return [c for c in found if isinstance(c, Candidate)], rejected

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from preparekit import params_with
 
-from limoe.data.sources import Candidate
+from limoe.data.sources import Candidate, candidates
 from limoe.data.sources.composition import BACKGROUNDS, Motif, Placed, Scene, compose, describe, relation
 from limoe.data.sources.emoji import base_concept, concepts
 from limoe.data.sources.scenes import COLOURS, SHAPES, ScenesSource, render, shape_sprite, shapes
@@ -113,7 +113,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone() -> None:
 
 def test_candidates_are_counted_keyed_and_split() -> None:
     made = source(*SHAPED)
-    found = list(made.candidates())
+    found = list(candidates(made))
     assert len(found) == made.total == 19
     assert Counter(c.split for c in found if isinstance(c, Candidate)) == {"train": 12, "val-scenes": 3, "test-scenes": 4}
     assert len({c.key for c in found}) == 19
@@ -125,7 +125,7 @@ def test_candidates_are_counted_keyed_and_split() -> None:
         scene = made.scene(candidate.split, int(candidate.key.rsplit("/", 1)[1]))
         assert candidate.captions == (scene.caption,)
         assert 2 <= len(scene.placed) <= 4
-    again = list(source(*SHAPED).candidates())
+    again = list(candidates(source(*SHAPED)))
     assert again == found
 
 
@@ -189,7 +189,7 @@ def test_an_emoji_in_a_scene_is_the_picture_it_is_called() -> None:
     expected = Image.new("RGB", (CANVAS, CANVAS), BACKGROUNDS[made.scene("train", index).background])
     small = Image.open(file).convert("RGBA").resize((placed.size, placed.size), Image.Resampling.LANCZOS)
     expected.paste(small, (int(placed.x - placed.size / 2), int(placed.y - placed.size / 2)), small)
-    candidate = next(islice(made.candidates(), index, None))
+    candidate = next(islice(candidates(made), index, None))
     assert isinstance(candidate, Candidate)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(candidate.image))), np.asarray(expected))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limoe.config import PrepareParams
-from limoe.data.sources.base import Candidate, Rejected, Source, fraction
+from limoe.data.sources.base import Candidate, Part, Rejected, Source, candidates, fraction
 from limoe.data.sources.emoji import EmojiSource
 from limoe.data.sources.folder import FolderSource
 from limoe.data.sources.packages import Package, check_packages, write_packages
@@ -16,7 +16,18 @@ from limoe.data.sources.scenes import ScenesSource
 from limoe.errors import UserError
 from limoe.paths import Paths
 
-__all__ = ["SOURCES", "Candidate", "Rejected", "Source", "build", "check_sources", "fraction", "write_sources"]
+__all__ = [
+    "SOURCES",
+    "Candidate",
+    "Part",
+    "Rejected",
+    "Source",
+    "build",
+    "candidates",
+    "check_sources",
+    "fraction",
+    "write_sources",
+]
 
 SOURCES: dict[str, type[Source]] = {
     "emoji": EmojiSource,

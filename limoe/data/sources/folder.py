@@ -8,15 +8,16 @@ split the group's hash decides, and a group whose split some row names goes ther
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from limoe import files
 from limoe.config import FolderParams, PrepareParams
 from limoe.data.schema import TRAIN
-from limoe.data.sources.base import Candidate, Rejected, fraction
+from limoe.data.sources.base import Candidate, Part, Rejected, fraction
 from limoe.data.sources.captions import Row, read_rows
 from limoe.data.sources.packages import Package
 from limoe.data.verify import BadImage
@@ -24,6 +25,8 @@ from limoe.errors import UserError
 
 SPLITS = (TRAIN, "val", "test")
 MAX_BYTES = 256 << 20  # of one file; it is read whole
+PART_PICTURES = 2000
+BAD_ROWS, PICTURES = "bad-rows", "pictures"  # names of the parts
 ONE_A_PICTURE = ("label", "split", "group")
 
 
@@ -78,10 +81,18 @@ class FolderSource:
         """One candidate a picture, and the rows that were rejected."""
         return len(self._pictures) + len(self._rejected)
 
-    def candidates(self) -> Iterator[Candidate | Rejected]:
-        """The rejected rows, then every picture in the order of its first row."""
-        yield from self._rejected
-        for picture in self._pictures.values():
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The rejected rows, then the pictures in the order of their first rows."""
+        rows = [Part(BAD_ROWS, 0, len(self._rejected))] if self._rejected else []
+        return [*rows, *Part.split(PICTURES, len(self._pictures), PART_PICTURES)]
+
+    def candidates(self, part: Part) -> Iterator[Candidate | Rejected]:
+        """What the part has of either."""
+        if part.name == BAD_ROWS:
+            yield from self._rejected
+            return
+        for picture in islice(self._pictures.values(), part.start, part.stop):
             try:
                 split, image = self._split(picture), self._read(picture.path)
             except BadImage as error:

@@ -7,7 +7,7 @@ the seed, the split and i alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
@@ -17,13 +17,14 @@ from PIL import Image, ImageDraw
 
 from limoe.config import PrepareParams
 from limoe.data.schema import TRAIN
-from limoe.data.sources.base import Candidate, Rejected
+from limoe.data.sources.base import Candidate, Part, Rejected
 from limoe.data.sources.composition import BACKGROUNDS, Motif, Scene, compose
 from limoe.data.sources.emoji import STYLES, EmojiSource, concepts, drawing, png
 from limoe.data.sources.packages import Package
 from limoe.errors import UserError
 
 Sprite = Callable[[str, int], Image.Image]  # (drawing, size in px) -> RGBA
+PART_SCENES = 5000  # a few seconds of drawing
 CACHED_PIXELS = 24 << 20  # of pictures at their sizes, 4 bytes each
 OVERSAMPLING = 4  # of shapes, whose edges Pillow draws without smoothing
 COLOURS = {
@@ -78,14 +79,18 @@ class ScenesSource:
         count = random.randint(self._params.min_pictures, self._params.max_pictures)
         return compose(self._motifs, count, self._params.canvas, random)
 
-    def candidates(self) -> Iterator[Candidate | Rejected]:
-        """Every scene of every split, in order."""
-        for split, count in self._counts.items():
-            for index in range(count):
-                scene = self.scene(split, index)
-                key = f"scenes/{split}/{index:07d}"
-                image = png(render(scene, self._params.canvas, self._sprite), compress_level=1)
-                yield Candidate(key, "scenes", split, image, (scene.caption,), key, None, (self._params.canvas,) * 2)
+    @property
+    def parts(self) -> Sequence[Part]:
+        """So many scenes of a split each."""
+        return [part for split, count in self._counts.items() for part in Part.split(split, count, PART_SCENES)]
+
+    def candidates(self, part: Part) -> Iterator[Candidate | Rejected]:
+        """Every scene of the part, in order."""
+        for index in range(self._counts[part.name])[part.start : part.stop]:
+            scene = self.scene(part.name, index)
+            key = f"scenes/{part.name}/{index:07d}"
+            image = png(render(scene, self._params.canvas, self._sprite), compress_level=1)
+            yield Candidate(key, "scenes", part.name, image, (scene.caption,), key, None, (self._params.canvas,) * 2)
 
     def provenance(self) -> dict[str, Any]:
         """Number of different names and of pictures that the scenes are composed of."""
