@@ -40,7 +40,8 @@ class Params(Section):
         wanted = [name for name, share in self.train.mixture.items() if share > 0]
         if unknown := [name for name in wanted if name not in self.prepare.sources]:
             raise ValueError(
-                f"train.mixture.{unknown[0]}: not among prepare.sources, which are {', '.join(self.prepare.sources)}"
+                f"train.mixture.{unknown[0]}: not among prepare.sources, which are {', '.join(self.prepare.sources)}; a share of "
+                "0 leaves it out"
             )
         experts, owners = self.model.moe.experts, self.machine.expert_parallel
         if experts % owners:
