@@ -22,8 +22,10 @@ from PIL import Image
 
 from limoe.config import Params, PrepareParams
 from limoe.data.ingest import ingest
+from limoe.data.parts import Plan, Workshop
 from limoe.data.sources import Candidate, Part, Rejected, Source, build, check_sources
 from limoe.data.transforms import to_rgb
+from limoe.data.workers import Here
 from limoe.doctor import pinned_versions
 from limoe.errors import UserError
 from limoe.files import atomic_directory
@@ -78,6 +80,10 @@ class Small:
     def parts(self) -> Sequence[Part]:
         """The source's."""
         return self.source.parts
+
+    def inputs(self, part: Part) -> Sequence[Path]:
+        """The source's."""
+        return self.source.inputs(part)
 
     def candidates(self, part: Part) -> Iterator[Candidate | Rejected]:
         """Those of the splits."""
@@ -138,7 +144,7 @@ def pack_data(out: Path, photos: Path, settings: Sequence[str] = SETTINGS) -> Ma
         params = Params.load(ROOT / "params.yaml", (*settings, *paths, f"prepare.sources=[{', '.join(names)}]")).prepare
         packages = check_sources(params, Paths(ROOT))
         sources = {name: cast(Source, Small(source, KEPT[name])) for name, source in build(params, folder).items()}
-        return ingest(sources, packages, params, out)
+        return ingest(Workshop(Plan.of(params, folder, folder / "work"), sources), Here(), packages, out)
 
 
 def pack_wheels(out: Path, python: str) -> None:

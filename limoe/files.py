@@ -110,6 +110,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     _sync_directory(path.parent)
 
 
+def link(source: Path, target: Path) -> None:
+    """Give the file a second name, or copy it where that is on another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of the file's content, read in pieces."""
     digest = hashlib.sha256()

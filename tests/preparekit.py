@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from limoe.config import Params
-from limoe.data.sources import Candidate, Part, Rejected
+from limoe.config import Params, PrepareParams
+from limoe.data.ingest import ingest
+from limoe.data.parts import Plan, Workshop
+from limoe.data.sources import Candidate, Part, Rejected, Source
+from limoe.data.workers import Here, Workers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,5 +61,30 @@ class ListedSource:
     def candidates(self, part: Part) -> Iterator[Candidate | Rejected]:
         yield from self._items[part.start : part.stop]
 
+    def inputs(self, part: Part) -> tuple[()]:
+        return ()
+
     def provenance(self) -> dict[str, Any]:
         return {"listed": self.total}
+
+
+def ingested(
+    sources: Mapping[str, Source], params: PrepareParams, out: Path, work: Path | None = None, workers: Workers | None = None
+) -> dict[str, Any]:
+    """The manifest of what `sources` bring, in the new folder `out`; parts and shards meanwhile in `work`."""
+    out.mkdir()
+    shop = Workshop(Plan.of(params, out.parent, work or out.parent / f"{out.name}-work"), sources)
+    return ingest(shop, workers or Here(), {}, out)
+
+
+@contextmanager
+def cluster(workers: int = 2) -> Iterator[str]:
+    """The address of a Dask scheduler with so many worker processes of this machine, of one thread each; a task may kill two."""
+    import dask
+    from distributed import LocalCluster
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as found,
+    ):
+        yield found.scheduler_address

@@ -25,6 +25,7 @@ from limoe.paths import Paths
 FLOORS = (  # a module may import its own floor and those before it
     (
         "limoe.config",
+        "limoe.cores",
         "limoe.paths",
         "limoe.dist",
         "limoe.world",

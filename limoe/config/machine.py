@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from limoe.config.section import Section
 from limoe.config.train import TrainParams
@@ -18,8 +18,17 @@ class MachineParams(Section):
     expert_parallel: int = Field(ge=1)
     shard_weights: bool
     workers: int = Field(ge=0)
+    prepare_workers: Literal["auto"] | int
+    dask: str | None
     cache_mb: int = Field(ge=0)
     tracking: Literal["mlflow", "none"]
+
+    @field_validator("prepare_workers", mode="before")
+    @classmethod
+    def _some(cls, workers: object) -> object:
+        if not (workers == "auto" or (type(workers) is int and workers > 0)):
+            raise ValueError(f"{workers!r} is not allowed: auto, or a whole number of processes from 1, is")
+        return workers
 
     @model_validator(mode="after")
     def _devices_enough(self) -> Self:

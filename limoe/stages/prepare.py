@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from limoe import files
 from limoe.config import Params
 from limoe.data.ingest import ingest
+from limoe.data.parts import Plan, Workshop
 from limoe.data.sources import build, check_sources
-from limoe.paths import Paths
+from limoe.data.workers import open_workers
+from limoe.errors import UserError
+from limoe.paths import Paths, fingerprint
+from limoe.provenance import code_hash
+
+LOCK = "prepare.lock"
 
 
 def run(params: Params, paths: Paths) -> None:
     """Check the installed packages, ingest the chosen sources and print what came of it.
 
-    UserError: an unknown source, a package that is not what data/sources.yaml says, nothing left to train on.
+    What a killed run of the same params, data and code has finished is not done again. UserError: an unknown source, a package
+    that is not what data/sources.yaml says, nothing left to train on, another `prepare` at work here.
     """
-    start = time.perf_counter()
+    start, parent = time.perf_counter(), os.getppid()
     packages = check_sources(params.prepare, paths)  # first: sources import them
-    sources = build(params.prepare, paths.root)
-    with files.atomic_directory(paths.prepared) as folder:
-        manifest = ingest(sources, packages, params.prepare, folder)
+    with files.exclusive_lock(paths.work(LOCK), "prepare"):
+        sources = build(params.prepare, paths.root)
+        provenance = {name: source.provenance() for name, source in sources.items()}
+        name = fingerprint(params=params.prepare, packages=packages, sources=provenance, code=code_hash(__name__))
+        work = paths.work(f"prepare-{name}")
+        _discard(paths, but=work)
+        shop = Workshop(Plan.of(params.prepare, paths.root, work), sources)
+        with files.atomic_directory(paths.prepared) as folder, open_workers(params.machine) as workers:
+            manifest = ingest(shop, workers, packages, folder)
     files.write_json(paths.timing("prepare"), {"seconds": round(time.perf_counter() - start, 3)})
     print_summary(manifest)
+    if os.getppid() == parent:  # else whoever started this has died, will not know of it, and starts it again
+        with suppress(UserError), files.exclusive_lock(paths.work(LOCK), "prepare"):
+            _discard(paths)
 
 
 def print_summary(manifest: Mapping[str, Any]) -> None:
@@ -46,3 +66,10 @@ def print_summary(manifest: Mapping[str, Any]) -> None:
     if leaked := ", ".join(f"{count} of {split}" for split, count in manifest["leakage"].items() if count):
         console.print(f"pictures that are also training pictures, byte for byte: {leaked}", soft_wrap=True)
     console.print(f"tokenizer: {manifest['tokenizer']['kind']}, {manifest['tokenizer']['vocab_size']} entries")
+
+
+def _discard(paths: Paths, but: Path | None = None) -> None:
+    """Resumable state that is not needed any more, or is of other params, data or code: never resumed from."""
+    for folder in paths.work("").glob("prepare-*"):
+        if folder != but:
+            shutil.rmtree(folder)

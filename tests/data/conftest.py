@@ -1,11 +1,11 @@
-"""A tiny prepared set, written without limoe's own writer."""
+"""A tiny prepared set, written without limoe's own writer; and a Dask cluster."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from preparekit import cluster
 
 from limoe.data.schema import SCHEMA
 from limoe.data.tokenizer import Tokenizer
@@ -75,3 +76,10 @@ def make_prepared(tmp_path: Path) -> Callable[..., Path]:
 def make_row() -> Callable[..., dict[str, Any]]:
     """See `row`."""
     return row
+
+
+@pytest.fixture(scope="session")
+def dask() -> Iterator[str]:
+    """The address of a scheduler with two worker processes."""
+    with cluster() as address:
+        yield address

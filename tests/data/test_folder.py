@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from preparekit import params_with, picture
+from preparekit import ingested, params_with, picture
 
-from limoe.data.ingest import ingest
 from limoe.data.prepared import Prepared
 from limoe.data.sources import Candidate, Rejected, candidates
 from limoe.data.sources.folder import FolderSource, hashed_split
@@ -235,8 +234,7 @@ def test_through_ingest_good_pictures_arrive_and_bad_ones_are_listed(tmp_path: P
     (tmp_path / "images" / "broken.png").write_bytes(picture()[:100])
     params = params_with(*SET).prepare
     source, out = FolderSource(params, tmp_path), tmp_path / "out"
-    out.mkdir()
-    manifest = ingest({"folder": source}, {}, params, out)
+    manifest = ingested({"folder": source}, params, out)
     assert manifest["rejected"] == {"truncated": 1, "missing-file": 1}
     assert manifest["sources"]["folder"]["pictures"] == 32
     prepared = Prepared(out)

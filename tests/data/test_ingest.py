@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from preparekit import ListedSource, candidate, params_with, picture
+from preparekit import ListedSource, candidate, ingested, params_with, picture
 
 from limoe.data import shards
-from limoe.data.ingest import ingest
 from limoe.data.prepared import Prepared
 from limoe.data.schema import SCHEMA
 from limoe.data.sources import Candidate, Rejected
@@ -28,9 +27,7 @@ SMALL = ("prepare.tokenizer.vocab_size=200", "prepare.max_pixels=10000")
 
 
 def run(tmp_path: Path, items: list[Candidate | Rejected], *overrides: str, name: str = "out") -> dict[str, Any]:
-    out = tmp_path / name
-    out.mkdir()
-    return ingest({"listed": ListedSource(items)}, {}, params_with(*SMALL, *overrides).prepare, out)
+    return ingested({"listed": ListedSource(items)}, params_with(*SMALL, *overrides).prepare, tmp_path / name)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -181,7 +178,7 @@ def test_rows_wait_in_memory_only_up_to_a_bound(tmp_path: Path, monkeypatch: pyt
     run(tmp_path, [candidate(str(n), picture(n)) for n in range(8)], name="rows")
     metadata = pq.read_metadata(tmp_path / "rows" / "train-00000.parquet")
     assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [3, 3, 2]
-    monkeypatch.setattr(shards, "BUFFER_BYTES", len(picture()) + 1)
+    monkeypatch.setattr(shards, "BUFFER_BYTES", 2 * len(picture()))
     run(tmp_path, [candidate(str(n), picture()) for n in range(6)], name="bytes")
     metadata = pq.read_metadata(tmp_path / "bytes" / "train-00000.parquet")
     assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [2, 2, 2]

@@ -129,6 +129,10 @@ class EmojiSource:
                     size=(self._size, self._size),
                 )
 
+    def inputs(self, part: Part) -> Sequence[Path]:  # noqa: ARG002  the same for all parts
+        """None: packages are checked against data/sources.yaml."""
+        return ()
+
     def provenance(self) -> dict[str, Any]:
         """Number of concepts and of base concepts."""
         return {"concepts": len(self._concepts), "groups": len({concept.group for concept in self._concepts})}

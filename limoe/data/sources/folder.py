@@ -26,7 +26,7 @@ from limoe.errors import UserError
 SPLITS = (TRAIN, "val", "test")
 MAX_BYTES = 256 << 20  # of one file; it is read whole
 PART_PICTURES = 2000
-BAD_ROWS, PICTURES = "bad-rows", "pictures"  # names of the parts
+BAD_ROWS, PICTURES = "rejected", "pictures"  # names of the parts
 ONE_A_PICTURE = ("label", "split", "group")
 
 
@@ -100,6 +100,12 @@ class FolderSource:
                 continue
             captions, group = tuple(picture.captions), picture.split_group
             yield Candidate(picture.key, "folder", split, image, captions, group, picture.label)
+
+    def inputs(self, part: Part) -> Sequence[Path]:
+        """Its pictures."""
+        if part.name == BAD_ROWS:
+            return ()
+        return [self._images / picture.path for picture in islice(self._pictures.values(), part.start, part.stop)]
 
     def provenance(self) -> dict[str, Any]:
         """Hash of the captions file and number of pictures that it names."""

@@ -92,6 +92,10 @@ class ScenesSource:
             image = png(render(scene, self._params.canvas, self._sprite), compress_level=1)
             yield Candidate(key, "scenes", part.name, image, (scene.caption,), key, None, (self._params.canvas,) * 2)
 
+    def inputs(self, part: Part) -> Sequence[Path]:  # noqa: ARG002  the same for all parts
+        """None: packages are checked against data/sources.yaml."""
+        return ()
+
     def provenance(self) -> dict[str, Any]:
         """Number of different names and of pictures that the scenes are composed of."""
         return {"motifs": len(self._motifs), "drawings": len({name for motif in self._motifs for name in motif.drawings})}

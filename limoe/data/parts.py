@@ -1,0 +1,147 @@
+"""From a part of a source to a folder of checked records: what one process does at a time, and loses if it is killed.
+
+The folder is whole or absent, so one that is there is never made again, unless the files that it was read from have changed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from limoe import files
+from limoe.config import PrepareParams
+from limoe.data.checks import check
+from limoe.data.schema import SCHEMA, Record
+from limoe.data.shards import REJECTED_SCHEMA, RowWriter, Shard, Written, record_writer
+from limoe.data.sources import Candidate, Part, Rejected, Source, build
+from limoe.errors import UserError
+from limoe.provenance import code_hash
+
+RECORDS, REFUSED, DONE = "records.parquet", "rejected.parquet", "part.json"
+REFUSED_SCHEMA = REJECTED_SCHEMA.append(pa.field("position", pa.int64(), nullable=False))  # among the part's candidates
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """A part to be read. number: its place among all parts of all sources."""
+
+    number: int
+    source: str
+    part: Part
+
+    def __str__(self) -> str:
+        stop = "" if self.part.stop is None else self.part.stop
+        return f"{self.source}, part {self.part.name}[{self.part.start}:{stop}]"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of a part. rows: its records. rejected: its other candidates, by reason. content: SHA-256 of the records' file.
+    inputs: of names, sizes and times of the files that it was read from."""
+
+    rows: int
+    rejected: dict[str, int]
+    content: str
+    inputs: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What sources, checks and folders are made from, in whichever process. settings: PrepareParams as JSON. root: what their
+    paths are relative to. folder: where parts and shards lie until all are there. code: hash of the code that may work on it."""
+
+    settings: str
+    root: Path
+    folder: Path
+    code: str
+
+    @classmethod
+    def of(cls, params: PrepareParams, root: Path, folder: Path) -> Plan:
+        """For this process's code."""
+        return cls(params.model_dump_json(), root.resolve(), folder.resolve(), code_hash(__name__))
+
+
+class Workshop:
+    """What does the plan's tasks. Sent to another process it is only its plan, from which all else is made there, once."""
+
+    def __init__(self, plan: Plan, sources: Mapping[str, Source] | None = None) -> None:
+        self.plan = plan
+        self.params = PrepareParams.model_validate_json(plan.settings)
+        self._sources = sources
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _workshop, (self.plan,)
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """By name; UserError if this process has been running since before the code was changed."""
+        if self._sources is None:
+            if code_hash(__name__) != self.plan.code:
+                raise UserError("this worker has other code of limoe than the process that sends the tasks: start it again")
+            self._sources = build(self.params, self.plan.root)
+        return self._sources
+
+    def tasks(self) -> list[PartTask]:
+        """All parts of all sources, in the order of the set."""
+        parts = [(name, part) for name, source in self.sources.items() for part in source.parts]
+        return [PartTask(number, name, part) for number, (name, part) in enumerate(parts)]
+
+    def part(self, number: int) -> Path:
+        """The folder of a part."""
+        return self.plan.folder / "parts" / f"{number:06d}"
+
+    @property
+    def shards(self) -> Path:
+        """The folder of the shards."""
+        return self.plan.folder / "shards"
+
+    def make(self, task: PartTask) -> tuple[PartTask, Made]:
+        """Read the part, unless that has been done."""
+        source, folder = self.sources[task.source], self.part(task.number)
+        inputs = _state(source, task.part)
+        made = Made(**files.read_json(folder / DONE)) if (folder / DONE).is_file() else None
+        if made is None or made.inputs != inputs:
+            with files.atomic_directory(folder) as new:
+                rows, rejected = _write(source.candidates(task.part), self.params, new)
+                made = Made(rows, rejected, files.sha256_file(new / RECORDS), inputs)
+                files.write_json(new / DONE, asdict(made))
+        return task, made
+
+    def write(self, shard: Shard) -> Written:
+        """See Shard.write."""
+        return shard.write(self.shards)
+
+
+def _write(candidates: Iterator[Candidate | Rejected], params: PrepareParams, folder: Path) -> tuple[int, dict[str, int]]:
+    """Write the records and what was rejected; number of the ones, and of the others by reason."""
+    rows, reasons = 0, Counter[str]()
+    with record_writer(folder / RECORDS) as records, RowWriter(folder / REFUSED, REFUSED_SCHEMA) as refused:
+        for position, candidate in enumerate(candidates):
+            found = candidate if isinstance(candidate, Rejected) else check(candidate, params)
+            if isinstance(found, Record):
+                records.add({name: getattr(found, name) for name in SCHEMA.names})
+                rows += 1
+            else:
+                refused.add({**asdict(found), "position": position})
+                reasons[found.reason] += 1
+    return rows, dict(sorted(reasons.items()))
+
+
+def _state(source: Source, part: Part) -> str:
+    """Changes with the name, size or time of any of the files that the part is read from."""
+    states = []
+    for path in source.inputs(part):
+        found = path.stat() if path.exists() else None
+        states.append([str(path), found and [found.st_size, found.st_mtime_ns]])
+    return files.sha256_json(states)
+
+
+@lru_cache(maxsize=1)  # a worker of a cluster outlives many a plan, and holds the sources of the last one
+def _workshop(plan: Plan) -> Workshop:
+    return Workshop(plan)

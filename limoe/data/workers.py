@@ -1,0 +1,224 @@
+"""Pieces of work on the cores of this machine or on a Dask cluster: the same function of the same tasks, wherever it runs.
+
+A task is small, and its `str` names it. The function goes to other processes by its name, as does what it is a method of; done
+twice, it must come to the same. Nothing is lost with a process that dies: what was in its hands is done again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process
+from typing import Any, Protocol, Self, TypeVar
+
+from limoe.config import MachineParams
+from limoe.cores import usable_cores
+from limoe.errors import Reported, UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+AHEAD = 2  # tasks handed out for each process, so that none waits for the next one
+KILLED = "KilledWorker"  # Dask's exception, which is not imported where there is no Dask
+PATIENCE_SECONDS = 30  # for the answer of a Dask scheduler
+
+
+class TaskFailed(Exception):
+    """What went wrong with a task, named in the message; the exception itself is the cause."""
+
+
+class Workers(Protocol):
+    """Whoever does tasks."""
+
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """function(task) of each task, in the order in which they are done; `tasks` is read as far as there are hands.
+
+        What the function raises ends it, with the task's name before the message: UserError as one, all else as TaskFailed.
+        Reported if the process that does a task is killed, and so is the next one that tries it.
+        """
+
+
+class Here:
+    """This process."""
+
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """One after the other."""
+        for task in tasks:
+            try:
+                result = function(task)
+            except Exception as error:
+                raise _failure(task, error) from error
+            yield result
+
+
+class Elsewhere(ABC):
+    """Other processes, of whatever kind."""
+
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """See Workers.run.
+
+        A process that dies does not say which of the tasks in its hands it died of. So each is done once more with nothing
+        beside it: whichever kills that process, too, is the culprit, and what only lacked memory beside others has it then.
+        """
+        coming, lost = iter(tasks), list[Task]()
+        while True:
+            yield from _gather(self._executor, function, coming, self._width, lost)
+            if not lost:
+                return
+            while lost:
+                self._renew(alone=True)
+                again = list[Task]()
+                yield from _gather(self._executor, function, iter([lost.pop(0)]), lambda: 1, again)
+                if again:
+                    self._renew()
+                    raise _killed(again[0])
+            self._renew()
+
+    _executor: Executor
+
+    @abstractmethod
+    def _width(self) -> int:
+        """Tasks to hand out at a time."""
+
+    @abstractmethod
+    def _renew(self, alone: bool = False) -> None:
+        """Make the executor whole. alone: for a task that has no other one beside it."""
+
+
+class Processes(Elsewhere):
+    """So many processes of this machine. A context manager: they end with its body, at once if that raises."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._others = set(active_children())
+        self._executor: ProcessPoolExecutor = _pool(count)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for process in set(active_children()) - self._others:
+                process.terminate()
+        self._executor.shutdown(cancel_futures=True)
+
+    def _width(self) -> int:
+        return AHEAD * self._count
+
+    def _renew(self, alone: bool = False) -> None:
+        self._executor.shutdown()
+        self._executor = _pool(1 if alone else self._count)
+
+
+class OnDask(Elsewhere):
+    """The workers of a Dask cluster, which may come and go."""
+
+    def __init__(self, client: Any) -> None:
+        """client: a distributed.Client."""
+        self._client = client
+        self._executor = client.get_executor(pure=False)
+
+    def _width(self) -> int:
+        threads: int = sum(self._client.nthreads().values())
+        return AHEAD * max(1, threads)
+
+    def _renew(self, alone: bool = False) -> None:
+        """Nothing: the scheduler gives tasks to the workers that are left, several times before it calls one lost."""
+
+
+@contextmanager
+def open_workers(machine: MachineParams) -> Iterator[Workers]:
+    """Those that `machine.dask` or, without a cluster, `machine.prepare_workers` names, for the body."""
+    if machine.dask is not None:
+        with _client(machine.dask) as client:
+            yield OnDask(client)
+        return
+    count = usable_cores() if machine.prepare_workers == "auto" else machine.prepare_workers
+    if count == 1:
+        yield Here()
+        return
+    with Processes(count) as workers:
+        yield workers
+
+
+@contextmanager
+def _client(address: str) -> Iterator[Any]:
+    """UserError if no scheduler answers there, or one without workers."""
+    from distributed import Client
+
+    try:
+        client: Any = Client(address, timeout=PATIENCE_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"machine.dask: no Dask scheduler answers at {address} ({error}); start one with `dask scheduler`"
+        ) from None
+    with client:
+        if not client.nthreads():
+            raise UserError(f"machine.dask: the scheduler at {address} has no workers; start some: dask worker {address}")
+        yield client
+
+
+def _pool(count: int) -> ProcessPoolExecutor:
+    """New interpreters: a forked process would have the locks of Arrow's threads, but not the threads."""
+    return ProcessPoolExecutor(count, get_context("spawn"), _begin)
+
+
+def _begin() -> None:
+    """Ctrl-C is for the parent, which ends this process; and so does its death, however it dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _gather(
+    executor: Executor,
+    function: Callable[[Task], Result],
+    tasks: Iterator[Task],
+    width: Callable[[], int],
+    lost: list[Task],
+) -> Iterator[Result]:
+    """Results as they come, with at most `width()` tasks handed out. Once a process has died no further task is taken from
+    `tasks`, and those that may have been in its hands are in `lost`."""
+    running: dict[Future[Result], Task] = {}
+    while True:
+        most = width()
+        while not lost and len(running) < most and (task := next(tasks, None)) is not None:
+            try:
+                running[executor.submit(function, task)] = task
+            except BrokenExecutor:
+                lost.append(task)
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            task = running.pop(future)
+            error = future.exception()
+            if isinstance(error, BrokenExecutor) or type(error).__name__ == KILLED:
+                lost.append(task)
+            elif error is not None:
+                raise _failure(task, error) from error
+            else:
+                yield future.result()
+
+
+def _failure(task: object, error: BaseException) -> Exception:
+    """The same with the task's name."""
+    if isinstance(error, UserError):
+        return UserError(f"{task}: {error}")
+    return TaskFailed(f"{task}: {type(error).__name__}: {error}")
+
+
+def _killed(task: object) -> Reported:
+    return Reported(
+        "machine",
+        f"{task}: whatever process worked on it was killed, perhaps for want of memory: lower machine.prepare_workers, or give "
+        "Dask's workers more memory; what is finished is kept",
+    )
