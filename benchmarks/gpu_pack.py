@@ -23,8 +23,8 @@ from PIL import Image
 from limoe.config import Params, PrepareParams
 from limoe.data.ingest import ingest
 from limoe.data.parts import Plan, Workshop
+from limoe.data.rgb import to_rgb
 from limoe.data.sources import Candidate, Part, Rejected, Source, build, check_sources
-from limoe.data.transforms import to_rgb
 from limoe.data.workers import Here
 from limoe.doctor import pinned_versions
 from limoe.errors import UserError

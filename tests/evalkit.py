@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from io import BytesIO
@@ -114,7 +115,7 @@ def prepared_rows(split: str, count: int, source: str = "emoji", labels: bool = 
                 "captions": [f"name {number}", f"other {number}"],
                 "split_group": f"{split}-{number // 2}",
                 "label": f"name {number}" if labels else None,
-                "sha256": "0" * 64,
+                "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
             }
         )
     return pa.Table.from_pylist(rows, schema=SCHEMA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,19 @@ import pyarrow.parquet as pq
 from evalkit import with_others
 
 from limoe.config import CONTESTANTS, Params
+from limoe.evals.seen import Leakage, Seen
 from limoe.evals.sets import Items, Outcome, Score, item_table, result_rows
 from limoe.files import read_json, sha256_file, write_bytes, write_json, write_text
 from limoe.paths import Paths
 
 PICTURES, SCENES, SAMPLES = 200, 150, 153_600
 SHARES = {"limoe": 0.30, "dense": 0.30, "clip": 0.30}
+LEAKAGE = [  # ten pictures of the main test, four of them byte for byte
+    Leakage(
+        "unseen-style", PICTURES, 7, tuple(Seen(f"unseen-style-{number}", f"train-{number}", number < 4) for number in range(10))
+    ),
+    *(Leakage(name, count, 0, ()) for name, count in (("unseen-concept", PICTURES), ("test-scenes", SCENES), ("val", PICTURES))),
+]
 COSTS = {"limoe": (4_000_000, 1_000_000, 2.1e8), "dense": (1_000_000, 1_000_000, 2.0e8), "clip": (1_200_000, 1_200_000, 2.05e8)}
 
 
@@ -68,6 +76,7 @@ def plant(
         evaluated = paths.evaluate(name)
         evaluated.mkdir(parents=True)
         write_json(evaluated / "results.json", result_rows(outcomes))
+        write_json(evaluated / "leakage.json", [one.row() for one in LEAKAGE])
         pq.write_table(item_table(outcomes), evaluated / "items.parquet")
         weights = paths.model(name) / "model.safetensors"
         write_bytes(weights, name.encode())
@@ -108,6 +117,7 @@ def plant_other(paths: Paths, name: str, share: float, like: str, **about: Any) 
     own = zero_shot("unseen-style", share, PICTURES, 1)
     kept = [row for row in read_json(source / "results.json") if row["set"] != own.set]
     write_json(folder / "results.json", [*result_rows([own]), *kept])
+    shutil.copy(source / "leakage.json", folder)
     table = pq.read_table(source / "items.parquet")
     rest = table.filter(pc.not_equal(table["set"], own.set))
     pq.write_table(pa.concat_tables([item_table([own]), rest]), folder / "items.parquet")

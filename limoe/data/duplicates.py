@@ -9,6 +9,7 @@ zero, whose signs are chance: its hash is PLAIN, and it repeats others only byte
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from limoe.data.rgb import to_rgb
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -33,8 +36,15 @@ _COSINES_FS = np.sqrt(2 / SIDE) * np.cos(np.pi / SIDE * (np.arange(SIDE) + 0.5) 
 _COSINES_FS[0] /= np.sqrt(2)
 
 
+def hash_encoded(image: bytes) -> int:
+    """`perceptual_hash` of an encoded picture that verify.measure accepts; a large JPEG is decoded at a fraction of its scale."""
+    picture = Image.open(io.BytesIO(image))
+    picture.draft("RGB", (4 * SIDE, 4 * SIDE))
+    return perceptual_hash(to_rgb(picture))
+
+
 def perceptual_hash(picture: Image.Image) -> int:
-    """The 64-bit hash of an upright RGB picture (transforms.to_rgb), of any size; PLAIN if it has none.
+    """The 64-bit hash of an upright RGB picture (rgb.to_rgb), of any size; PLAIN if it has none.
 
     Bit i is set if the i-th of the lowest frequencies of the picture (orthonormal DCT-II of its grey values, squeezed to 32 x 32
     px, without their mean) is positive. Near pictures: at most RADIUS bits differ.

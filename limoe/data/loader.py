@@ -26,9 +26,10 @@ from torch import Tensor
 
 from limoe.config import MachineParams, TowerParams, TrainParams
 from limoe.data.prepared import Prepared
+from limoe.data.rgb import UNDECODABLE
 from limoe.data.sampler import AUGMENT, Pick, Sampler, Source, State, mixture_counts, source_rows, stream
 from limoe.data.schema import TRAIN
-from limoe.data.transforms import UNDECODABLE, augment, decode_uint8, draw, normalize, stored_size
+from limoe.data.transforms import augment, decode_uint8, draw, normalize, stored_size
 from limoe.errors import UserError
 from limoe.model.tokens import PairBatch
 from limoe.world import ALONE, World

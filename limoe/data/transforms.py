@@ -14,30 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Generator, Tensor
 
+from limoe.data.rgb import UNDECODABLE, to_rgb
 from limoe.errors import UserError
 
 MEAN = STD = 0.5
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision has them
-ORIENTATION_TAG = 0x0112
-UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a broken picture
 LONGEST = 4  # a picture is cut to so many times its shorter side before it is resized, or a line of pixels would fill the memory
 CHUNK = 16  # pictures augmented at a time: what is worked on stays in the processor's cache
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """`image` upright (its EXIF orientation applied) as 8-bit RGB; transparency on white, 16-bit grey scaled to 8."""
-    if image.getexif().get(ORIENTATION_TAG, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:

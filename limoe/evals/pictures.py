@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -34,13 +34,14 @@ def pieces(pictures: Pictures, size: int = PIECE) -> Iterator[list[bytes]]:
         yield pictures.read(start, size)
 
 
-def content_hash(pictures: Pictures) -> str:
-    """Hex SHA-256 over each picture's own."""
-    digest = hashlib.sha256()
-    for piece in pieces(pictures):
-        for picture in piece:
-            digest.update(hashlib.sha256(picture).digest())
-    return digest.hexdigest()
+def digests(pictures: Pictures) -> list[str]:
+    """Hex SHA-256 of each."""
+    return [hashlib.sha256(picture).hexdigest() for piece in pieces(pictures) for picture in piece]
+
+
+def content_hash(digests: Iterable[str]) -> str:
+    """Hex SHA-256 over those of pictures."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from limoe.evals.pictures import Column, Pictures, content_hash
+from limoe.evals.pictures import Column, Pictures, content_hash, digests
 from limoe.files import sha256_json
 
 COLUMNS = ["key", "image", "captions", "label", "split_group"]
@@ -66,10 +66,15 @@ class EvalSet:
         return len(self.keys)
 
     @cached_property
+    def digests(self) -> list[str]:
+        """Hex SHA-256 of each picture."""
+        return digests(self.images)
+
+    @cached_property
     def hash(self) -> str:
         """Hex SHA-256 of the content: every picture, key, caption, label and class name. All pictures are read for it."""
         told = {"captions": self.captions, "classes": self.classes, "keys": self.keys, "labels": self.labels}
-        return sha256_json(told | {"pictures": content_hash(self.images)})
+        return sha256_json(told | {"pictures": content_hash(self.digests)})
 
     @property
     def labelled(self) -> list[int]:

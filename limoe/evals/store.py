@@ -1,4 +1,4 @@
-"""Embeddings kept on disk, so that a model and a set that met before need not meet again.
+"""Embeddings (and hashes) kept on disk, so that a model and a set that met before need not meet again.
 
 An entry is named by all that its bits follow from: the model, the code, torch and the device (the folder), and what is embedded
 (the file). So nothing is ever out of date, and the folder may be deleted at any time.

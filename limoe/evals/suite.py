@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,15 +90,19 @@ def _model_key(folder: Path, batch: int, device: torch.device) -> str:
 
 def score(encoder: Encoder, prepared: Prepared, params: EvaluateParams, external: Sequence[EvalSet] = ()) -> list[Outcome]:
     """Every evaluator of the external sets and of every split but the training one; UserError if there is nothing to score."""
-    outcomes = [evaluator.run(encoder) for data in external for evaluator in evaluators(data, params)]
-    for split in evaluation_splits(prepared.splits):
-        data = EvalSet.of(split, prepared.table(split, COLUMNS))
-        outcomes += [evaluator.run(encoder) for evaluator in evaluators(data, params)]
+    sets = chain(external, open_splits(prepared))
+    outcomes = [evaluator.run(encoder) for data in sets for evaluator in evaluators(data, params)]
     if not outcomes:
         raise UserError(
             f"{prepared.root}: nothing to evaluate on: no split but train has two pictures; splits: {prepared.splits}"
         )
     return outcomes
+
+
+def open_splits(prepared: Prepared) -> Iterator[EvalSet]:
+    """The splits that are evaluated, one in memory at a time."""
+    for split in evaluation_splits(prepared.splits):
+        yield EvalSet.of(split, prepared.table(split, COLUMNS))
 
 
 def evaluation_splits(splits: Sequence[str]) -> list[str]:

@@ -27,9 +27,10 @@ from torch import Tensor
 
 from limoe.config import TowerParams, TrainParams
 from limoe.data.prepared import Prepared
+from limoe.data.rgb import UNDECODABLE
 from limoe.data.schema import SELECTION_SPLITS
 from limoe.data.tokenizer import Tokenizer, fold
-from limoe.data.transforms import UNDECODABLE, decode_uint8, normalize
+from limoe.data.transforms import decode_uint8, normalize
 from limoe.errors import UserError
 from limoe.evals.ranking import ranks, similarity
 from limoe.evals.retrieval import retrieval_ranks

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from limoe.config import SHARED, Contestant
 from limoe.errors import UserError
 from limoe.evals.routing.stored import Analysis
+from limoe.evals.seen import Leakage
 from limoe.evals.sets import Items
 from limoe.files import read_json
 from limoe.model.shards import weights_hash
@@ -32,8 +33,8 @@ class Evidence:
     """One contestant. form: what it is. scores: by (set, metric), with n. averaged: those of its averaged weights, none without
     `train.ema`. items: by (set, metric). curve: rows of metrics.jsonl. routing: rows of routing.parquet, none for a model without
     experts. settings: params.json. rollbacks: those of health.json. These four are empty for one that was not trained here.
-    routed: how it routes validation pairs, if that was recorded. seed: of its training, if it is known. provenance: what the
-    scores belong to."""
+    leakage: of each set, what the training has seen. routed: how it routes validation pairs, if that was recorded. seed: of its
+    training, if it is known. provenance: what the scores belong to."""
 
     name: str
     form: str
@@ -47,6 +48,7 @@ class Evidence:
     rollbacks: list[dict[str, Any]]
     curve: list[dict[str, Any]]
     routing: pa.Table
+    leakage: list[Leakage]
     routed: Analysis | None = None
 
     def values(self, name: str, metric: str) -> NDArray[np.float64]:
@@ -93,6 +95,7 @@ def load_other(paths: Paths, name: str, tuning: int | None) -> Evidence:
         rollbacks=[],
         curve=[],
         routing=pa.table({}),
+        leakage=_leakage(folder),
     )
 
 
@@ -149,12 +152,17 @@ def _load(paths: Paths, name: Contestant, tuning: int | None) -> Evidence:
         rollbacks=read_json(trained / "health.json")["rollbacks"],
         curve=_json_lines(trained / "metrics.jsonl"),
         routing=_table(trained / "routing.parquet"),
+        leakage=_leakage(evaluated),
         routed=Analysis.load(evaluated / "routing") if (evaluated / "routing").is_dir() else None,
     )
 
 
 def _scores(folder: Path) -> dict[tuple[str, str], tuple[float, int]]:
     return {(row["set"], row["metric"]): (row["value"], row["n"]) for row in read_json(folder / "results.json")}
+
+
+def _leakage(folder: Path) -> list[Leakage]:
+    return [Leakage.of(row) for row in read_json(folder / "leakage.json")]
 
 
 def _table(path: Path) -> pa.Table:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from limoe.config import CompareParams
-from limoe.report import figures, routing_analysis, routing_figures, tables
+from limoe.report import figures, leakage, routing_analysis, routing_figures, tables
 from limoe.report.document import Block, Bullets, Card, Cards, Document, Fold, Prose, Section, Terms
 from limoe.report.evidence import Evidence
 from limoe.report.lineup import Lineup
@@ -38,11 +38,13 @@ def tell(lineup: Lineup, measured: Sequence[Measured], duels: Sequence[Duel], pa
         told, lines = against(baseline, mine)
         lead += [Prose(told), Bullets(lines)]
     lead += [Prose(price(evidence, timing)), Prose(f"{SEVERAL_SEEDS if over_seeds else ONE_SEED} {TUNING}", "quiet")]
+    lead += leakage.warnings(evidence)
     lead += [Prose(f"**Left out**: {name}: {why}.") for name, why in lineup.absent.items()]
     sections = [
         _scores(evidence, measured),
         Section("paired-tests", "Paired tests", _tests(duels)),
         *over_seeds,
+        leakage.leakage_section(evidence),
         Section("pareto", "Quality against cost", _pareto(evidence, measured)),
         Section("price", "Cost", _price(evidence, timing)),
         Section("training", "Training", [figures.curves(evidence), *_rollbacks(evidence)]),

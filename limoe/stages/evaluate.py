@@ -3,7 +3,8 @@ alone opens test sets.
 
 Outs, in `runs/evaluate/CONTESTANT/`: metrics.json (what DVC shows), results.json (every score), items.parquet (what `compare`
 resamples and pairs), confusion.json (what the worst classes are taken for) and provenance.json (which data, weights and settings
-the scores belong to). The same in `ema/`, if the training left averaged weights. In `routing/`, how a LIMoE routes a sample of
+the scores belong to). The same in `ema/`, if the training left averaged weights. leakage.json: which evaluated pictures the
+training has seen. In `routing/`, how a LIMoE routes a sample of
 the validation pairs (docs/routing.md). A contestant that is not trained here leaves about.json beside them (what it costs, as far
 as that is known), or unavailable.json alone (one sentence) if its weights cannot be fetched. Embeddings of the trained ones are
 kept below `.limoe/work`, so that what was embedded once is not again.
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,13 @@ from limoe.data.schema import SELECTION_SPLITS
 from limoe.dist import pick_device
 from limoe.errors import UserError
 from limoe.evals.encoder import Encoder, Track
+from limoe.evals.leakage import TrainingPictures
 from limoe.evals.models.opened import Unfetchable
 from limoe.evals.models.registry import open_other
 from limoe.evals.routing.analysis import analyse
 from limoe.evals.routing.pairs import selection_pairs
 from limoe.evals.sets import EvalSet, Outcome, confusion_rows, item_table, result_rows
-from limoe.evals.suite import headline_metrics, open_encoder, open_external, provenance, score
+from limoe.evals.suite import headline_metrics, open_encoder, open_external, open_splits, provenance, score
 from limoe.evals.zeroshot import PER_CLASS
 from limoe.files import atomic_directory, atomic_file, read_json, write_json
 from limoe.model.io import read_config
@@ -41,7 +44,7 @@ from limoe.paths import Paths
 from limoe.provenance import git_commit
 from limoe.tracking import open_tracker
 
-PROVENANCE, ABOUT, UNAVAILABLE = "provenance.json", "about.json", "unavailable.json"
+PROVENANCE, LEAKAGE, ABOUT, UNAVAILABLE = "provenance.json", "leakage.json", "about.json", "unavailable.json"
 # Fixed, because the bits of an embedding depend on it. One: two save 40% of a quarter of a minute where nothing else runs, but
 # took seven times as long beside other work, where threads wait for each other.
 THREADS = 1
@@ -63,7 +66,9 @@ def run(params: Params, paths: Paths, contestant: str) -> None:
                 scores = _score_other(params, paths.root, contestant, prepared, external, device, out)
             else:
                 scores = _score_trained(params.evaluate, paths, contestant, prepared, external, device, out)
-            tracker.log_params(read_json(out / PROVENANCE) if scores else {})
+            if scores:
+                tracker.log_params(read_json(out / PROVENANCE))
+                _record_leakage(prepared, external, paths.embeddings, contestant, out)
         tracker.log_rows([{"step": 0, "time": round(time.time() * 1000)} | scores])
         tracker.log_artifact(paths.evaluate(contestant), "evaluate")
     write_json(
@@ -155,6 +160,17 @@ def _record_routing(prepared: Prepared, model: Path, pairs: int, device: torch.d
     """The routing analysis, of a model that routes, where there are validation pairs."""
     if pairs and read_config(model).kind == "limoe" and set(prepared.splits) & set(SELECTION_SPLITS):
         analyse(model, selection_pairs(prepared), pairs, device).save(out)
+
+
+def _record_leakage(prepared: Prepared, external: Sequence[EvalSet], kept: Path, name: str, out: Path) -> None:
+    """Which evaluated pictures are training pictures; what leaks is printed as well."""
+    with _bars(name) as track:
+        training = TrainingPictures.open(prepared, kept, track)
+        found = [training.leakage(data) for data in chain(external, open_splits(prepared))]
+    for leakage in found:
+        if leakage.seen:
+            print(f"evaluate {name}: {leakage.sentence}")
+    write_json(out / LEAKAGE, [leakage.row() for leakage in found])
 
 
 @contextmanager

@@ -11,26 +11,13 @@ import pytest
 import scipy.fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from picturekit import photo
 from PIL import Image, ImageDraw, ImageEnhance
 
 from limoe.data import duplicates
-from limoe.data.duplicates import PLAIN, RADIUS, Hashes, first_near, near_pairs, perceptual_hash, repeats
+from limoe.data.duplicates import PLAIN, RADIUS, Hashes, first_near, hash_encoded, near_pairs, perceptual_hash, repeats
 
 PLACES = st.lists(st.tuples(st.integers(0, 4), st.sets(st.integers(0, 63), max_size=5)), max_size=24)
-
-
-def photo(seed: int, width: int = 160, height: int = 120) -> Image.Image:
-    """A picture as photos are: the larger a pattern, the stronger."""
-    random = np.random.default_rng(seed)
-    octaves = [
-        Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize(
-            (width, height), Image.Resampling.BICUBIC
-        )
-        for side in (3, 6, 12, 24)
-    ]
-    weights = (0.4, 0.3, 0.2, 0.1)
-    mixed = sum(weight * np.asarray(octave, dtype=np.float64) for weight, octave in zip(weights, octaves, strict=True))
-    return Image.fromarray(np.asarray(mixed, dtype=np.uint8))
 
 
 def saved(picture: Image.Image, fmt: str, quality: int) -> Image.Image:
@@ -91,6 +78,13 @@ class TestHash:
         for seed in range(5):
             picture = photo(seed)
             assert distance(perceptual_hash(picture), perceptual_hash(change(picture))) <= RADIUS
+
+    def test_of_a_large_jpeg_is_that_of_its_pixels(self) -> None:
+        for seed in range(5):
+            picture = photo(seed, 1600, 1200)
+            encoded = io.BytesIO()
+            picture.save(encoded, "JPEG", quality=90)
+            assert distance(hash_encoded(encoded.getvalue()), perceptual_hash(picture)) <= 2
 
     def test_differs_for_other_and_for_mirrored_pictures(self) -> None:
         hashes = [perceptual_hash(photo(seed)) for seed in range(20)]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from limoe.data.rgb import to_rgb
 from limoe.data.transforms import (
     Preprocess,
     augment,
@@ -24,7 +25,6 @@ from limoe.data.transforms import (
     normalize,
     resample,
     stored_size,
-    to_rgb,
 )
 from limoe.errors import UserError
 

@@ -20,7 +20,7 @@ from limoe.stages import evaluate
 from limoe.tracking import Tracker
 
 KINDS = ("limoe", "dense", "clip")
-OUTS = {"metrics.json", "results.json", "provenance.json", "items.parquet", "confusion.json"}
+OUTS = {"metrics.json", "results.json", "provenance.json", "items.parquet", "confusion.json", "leakage.json"}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,21 @@ def test_every_contestant_is_scored_on_every_split_but_training(project, kind):
     assert counts["unseen-style", "chance"] == 6
     assert ("test-scenes", "top1") not in counts
     assert all(0 <= row["value"] <= 1 or row["metric"] == "per_class" for row in rows)
+
+
+def test_training_pictures_in_any_set_are_named(project):
+    _, paths = project
+    found = {row["set"]: row for row in read(paths, "clip", "leakage.json")}
+    assert {name: (row["n"], row["exact"], row["near"], row["plain"]) for name, row in found.items()} == {
+        "unseen-style": (6, 4, 0, 6),
+        "test-scenes": (7, 4, 0, 7),
+        "val": (9, 4, 0, 9),
+    }
+    assert found["test-scenes"]["seen"][1] == {
+        "key": "scenes/twemoji/1F601",
+        "training": "emoji/twemoji/1F601",
+        "exact": True,
+    }
 
 
 def test_what_dvc_shows_is_small_and_agrees_with_the_whole(project):
@@ -124,7 +139,7 @@ def test_no_score_depends_on_batch_or_chunk(project, override, tmp_path):
 def test_averaged_weights_are_scored_beside_the_last_ones(project, tmp_path, monkeypatch):
     params, _ = project
     paths = Paths(tmp_path)
-    write_prepared(paths.prepared, {"val": prepared_rows("val", 9)})
+    write_prepared(paths.prepared, {"train": prepared_rows("train", 4), "val": prepared_rows("val", 9)})
     for seed, folder in enumerate((paths.model("dense"), paths.averaged("dense"))):
         write_model(folder, paths.prepared / "tokenizer.json", params, "dense", seed)
     logged = []
@@ -136,8 +151,9 @@ def test_averaged_weights_are_scored_beside_the_last_ones(project, tmp_path, mon
     monkeypatch.setattr(evaluate, "open_tracker", lambda *_: Remembering())
     evaluate.run(params, paths, "dense")
     folders = paths.evaluate("dense"), paths.evaluate_averaged("dense")
-    for folder, model in zip(folders, (paths.model("dense"), paths.averaged("dense")), strict=True):
-        assert {path.name for path in folder.iterdir() if path.is_file()} == OUTS
+    models = paths.model("dense"), paths.averaged("dense")
+    for folder, model, outs in zip(folders, models, (OUTS, OUTS - {"leakage.json"}), strict=True):
+        assert {path.name for path in folder.iterdir() if path.is_file()} == outs
         source = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         assert source["weights"] == sha256_file(model / "model.safetensors")
         assert sum(map(len, json.loads((folder / "metrics.json").read_text(encoding="utf-8")).values())) <= 12

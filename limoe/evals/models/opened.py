@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from limoe.data.transforms import UNDECODABLE, to_rgb
+from limoe.data.rgb import UNDECODABLE, to_rgb
 from limoe.errors import UserError
 from limoe.evals.encoder import Preprocess, Tokenize, TwoModalities
 

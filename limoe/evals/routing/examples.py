@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from limoe.data.transforms import fit_square, to_rgb
+from limoe.data.rgb import to_rgb
+from limoe.data.transforms import fit_square
 from limoe.evals.routing.routed import Routed
 from limoe.model.tokens import IMAGE, TEXT
 
