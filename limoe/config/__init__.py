@@ -2,6 +2,7 @@
 
 from limoe.config.compare import CompareParams, FetchedModel, LocalModel
 from limoe.config.evaluate import EvalSetParams, EvaluateParams, named_once
+from limoe.config.filters import CaptionParams, ClipScoreParams, PictureParams
 from limoe.config.machine import MachineParams
 from limoe.config.model import AUX_TERMS, ClipParams, ModelParams, MoeParams, TowerParams
 from limoe.config.params import Params
@@ -14,7 +15,9 @@ __all__ = [
     "CONTESTANTS",
     "SHARED",
     "BalanceParams",
+    "CaptionParams",
     "ClipParams",
+    "ClipScoreParams",
     "CompareParams",
     "Contestant",
     "EmojiParams",
@@ -27,6 +30,7 @@ __all__ = [
     "ModelParams",
     "MoeParams",
     "Params",
+    "PictureParams",
     "PrepareParams",
     "Section",
     "TowerParams",

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from limoe.config.filters import CaptionParams, ClipScoreParams, PictureParams
 from limoe.config.section import Section
 
 
@@ -68,6 +69,9 @@ class PrepareParams(Section):
     emoji: EmojiParams
     scenes: ScenesParams
     folder: FolderParams
+    pictures: PictureParams
+    captions: CaptionParams
+    clip_score: ClipScoreParams | None
     tokenizer: TokenizerParams
 
     @field_validator("sources")

@@ -51,6 +51,11 @@ class Assembly:
         counts = sum((Counter(part.rejected) for part in self._made), Counter[str]())
         return dict(counts + Counter({drop.reason: len(drop.rows) for drop in self._drops}))
 
+    @property
+    def dropped_captions(self) -> dict[str, int]:
+        """Captions that were left out of the parts' records, by reason."""
+        return dict(sum((Counter(part.captions) for part in self._made), Counter[str]()))
+
     def leakage(self) -> dict[str, int]:
         """See rows.leakage."""
         return leakage(self._rows, self._kept, TRAIN)

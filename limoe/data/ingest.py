@@ -46,6 +46,7 @@ def ingest(shop: Workshop, workers: Workers, packages: Mapping[str, Any], out: P
         "splits": splits,
         "leakage": assembly.leakage(),
         "rejected": assembly.rejected,
+        "dropped_captions": assembly.dropped_captions,
         "tokenizer": {
             "kind": chosen.kind,
             "vocab_size": tokenizer.vocab_size,
@@ -59,6 +60,7 @@ def ingest(shop: Workshop, workers: Workers, packages: Mapping[str, Any], out: P
             }
             for name, source in shop.sources.items()
         },
+        "scorer": shop.plan.opens and {"weights": shop.plan.opens.weights},
         "params": shop.params.model_dump(mode="json"),
     }
     files.write_json(out / MANIFEST, manifest)

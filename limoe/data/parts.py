@@ -6,9 +6,9 @@ The folder is whole or absent, so one that is there is never made again, unless 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from limoe import files
 from limoe.config import PrepareParams
-from limoe.data.checks import check
+from limoe.data.captions import CaptionCheck
+from limoe.data.checks import Checks, Opens, Scorer
 from limoe.data.schema import SCHEMA, Record
 from limoe.data.shards import REJECTED_SCHEMA, RowWriter, Shard, Written, record_writer
-from limoe.data.sources import Candidate, Part, Rejected, Source, build
+from limoe.data.sources import Part, Rejected, Source, build
 from limoe.errors import UserError
 from limoe.provenance import code_hash
 
@@ -42,11 +43,12 @@ class PartTask:
 
 @dataclass(frozen=True)
 class Made:
-    """What came of a part. rows: its records. rejected: its other candidates, by reason. content: SHA-256 of the records' file.
-    inputs: of names, sizes and times of the files that it was read from."""
+    """What came of a part. rows: its records. rejected: its other candidates, by reason. captions: those left out of records, by
+    reason. content: SHA-256 of the records' file. inputs: of names, sizes and times of the files that it was read from."""
 
     rows: int
     rejected: dict[str, int]
+    captions: dict[str, int]
     content: str
     inputs: str
 
@@ -54,25 +56,31 @@ class Made:
 @dataclass(frozen=True)
 class Plan:
     """What sources, checks and folders are made from, in whichever process. settings: PrepareParams as JSON. root: what their
-    paths are relative to. folder: where parts and shards lie until all are there. code: hash of the code that may work on it."""
+    paths are relative to. folder: where parts and shards lie until all are there. opens: the model that scores captions, if one
+    does. code: hash of the code that may work on it."""
 
     settings: str
     root: Path
     folder: Path
+    opens: Opens | None
     code: str
 
     @classmethod
-    def of(cls, params: PrepareParams, root: Path, folder: Path) -> Plan:
+    def of(cls, params: PrepareParams, root: Path, folder: Path, opens: Opens | None = None) -> Plan:
         """For this process's code."""
-        return cls(params.model_dump_json(), root.resolve(), folder.resolve(), code_hash(__name__))
+        return cls(params.model_dump_json(), root.resolve(), folder.resolve(), opens, _code(opens))
 
 
 class Workshop:
-    """What does the plan's tasks. Sent to another process it is only its plan, from which all else is made there, once."""
+    """What does the plan's tasks. Sent to another process it is only its plan, from which all else is made there, once.
+
+    UserError if the settings name a language that nobody knows.
+    """
 
     def __init__(self, plan: Plan, sources: Mapping[str, Source] | None = None) -> None:
         self.plan = plan
         self.params = PrepareParams.model_validate_json(plan.settings)
+        self._words = CaptionCheck(self.params.captions)
         self._sources = sources
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -82,10 +90,15 @@ class Workshop:
     def sources(self) -> Mapping[str, Source]:
         """By name; UserError if this process has been running since before the code was changed."""
         if self._sources is None:
-            if code_hash(__name__) != self.plan.code:
+            if _code(self.plan.opens) != self.plan.code:
                 raise UserError("this worker has other code of limoe than the process that sends the tasks: start it again")
             self._sources = build(self.params, self.plan.root)
         return self._sources
+
+    @cached_property
+    def scorer(self) -> Scorer | None:
+        """The model that scores captions, if there is one."""
+        return None if self.plan.opens is None else self.plan.opens()
 
     def tasks(self) -> list[PartTask]:
         """All parts of all sources, in the order of the set."""
@@ -108,8 +121,10 @@ class Workshop:
         made = Made(**files.read_json(folder / DONE)) if (folder / DONE).is_file() else None
         if made is None or made.inputs != inputs:
             with files.atomic_directory(folder) as new:
-                rows, rejected = _write(source.candidates(task.part), self.params, new)
-                made = Made(rows, rejected, files.sha256_file(new / RECORDS), inputs)
+                checks = Checks(self.params, self._words, self.scorer)
+                rows, rejected = _write(checks.run(source.candidates(task.part)), new)
+                dropped = dict(sorted(checks.dropped.items()))
+                made = Made(rows, rejected, dropped, files.sha256_file(new / RECORDS), inputs)
                 files.write_json(new / DONE, asdict(made))
         return task, made
 
@@ -118,19 +133,23 @@ class Workshop:
         return shard.write(self.shards)
 
 
-def _write(candidates: Iterator[Candidate | Rejected], params: PrepareParams, folder: Path) -> tuple[int, dict[str, int]]:
+def _write(found: Iterable[Record | Rejected], folder: Path) -> tuple[int, dict[str, int]]:
     """Write the records and what was rejected; number of the ones, and of the others by reason."""
     rows, reasons = 0, Counter[str]()
     with record_writer(folder / RECORDS) as records, RowWriter(folder / REFUSED, REFUSED_SCHEMA) as refused:
-        for position, candidate in enumerate(candidates):
-            found = candidate if isinstance(candidate, Rejected) else check(candidate, params)
-            if isinstance(found, Record):
-                records.add({name: getattr(found, name) for name in SCHEMA.names})
+        for position, one in enumerate(found):
+            if isinstance(one, Record):
+                records.add({name: getattr(one, name) for name in SCHEMA.names})
                 rows += 1
             else:
-                refused.add({**asdict(found), "position": position})
-                reasons[found.reason] += 1
+                refused.add({**asdict(one), "position": position})
+                reasons[one.reason] += 1
     return rows, dict(sorted(reasons.items()))
+
+
+def _code(opens: Opens | None) -> str:
+    """The hash of this process's code of what it will do."""
+    return code_hash(__name__) + ("" if opens is None else code_hash(type(opens).__module__))
 
 
 def _state(source: Source, part: Part) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from limoe import files
 from limoe.config import Params
+from limoe.data.checks import Opens
 from limoe.data.ingest import ingest
 from limoe.data.parts import Plan, Workshop
 from limoe.data.sources import build, check_sources
@@ -34,10 +35,17 @@ def run(params: Params, paths: Paths) -> None:
     with files.exclusive_lock(paths.work(LOCK), "prepare"):
         sources = build(params.prepare, paths.root)
         provenance = {name: source.provenance() for name, source in sources.items()}
-        name = fingerprint(params=params.prepare, packages=packages, sources=provenance, code=code_hash(__name__))
+        opens = _opens_scorer(params, paths)
+        name = fingerprint(
+            params=params.prepare,
+            packages=packages,
+            sources=provenance,
+            scorer=opens and opens.weights,
+            code=code_hash(__name__),
+        )
         work = paths.work(f"prepare-{name}")
         _discard(paths, but=work)
-        shop = Workshop(Plan.of(params.prepare, paths.root, work), sources)
+        shop = Workshop(Plan.of(params.prepare, paths.root, work, opens), sources)
         with files.atomic_directory(paths.prepared) as folder, open_workers(params.machine) as workers:
             manifest = ingest(shop, workers, packages, folder)
     files.write_json(paths.timing("prepare"), {"seconds": round(time.perf_counter() - start, 3)})
@@ -63,9 +71,21 @@ def print_summary(manifest: Mapping[str, Any]) -> None:
     rejected = manifest["rejected"]
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
     console.print(f"rejected: {sum(rejected.values())}{f' ({reasons}; see rejected.parquet)' if rejected else ''}")
+    if dropped := manifest["dropped_captions"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        console.print(f"captions left out of records: {sum(dropped.values())} ({reasons})")
     if leaked := ", ".join(f"{count} of {split}" for split, count in manifest["leakage"].items() if count):
         console.print(f"pictures that are also training pictures, byte for byte: {leaked}", soft_wrap=True)
     console.print(f"tokenizer: {manifest['tokenizer']['kind']}, {manifest['tokenizer']['vocab_size']} entries")
+
+
+def _opens_scorer(params: Params, paths: Paths) -> Opens | None:
+    """The model of prepare.clip_score, if there is one. Only then torch is imported."""
+    if params.prepare.clip_score is None:
+        return None
+    from limoe.evals.scoring import OpensScorer
+
+    return OpensScorer.of(params.prepare.clip_score.model, paths.root, params.machine.device)
 
 
 def _discard(paths: Paths, but: Path | None = None) -> None:
