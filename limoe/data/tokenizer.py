@@ -9,8 +9,10 @@ gives another vocabulary each run).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import string
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -28,6 +30,7 @@ PAD_ID = 0  # that of limoe.model.tokens, which a test compares: preparing data 
 SPECIAL = PAD, EOS, UNK = ("[PAD]", "[EOS]", "[UNK]")
 ALPHABET = string.ascii_lowercase + string.digits  # known whatever the captions hold: users' prompts spell new words
 SPACE = "▁"  # how the vocabularies spell the space before a word
+MOST_CHARACTERS = 100_000_000  # of different captions: some hundred MB while a tokenizer is trained
 CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # open_clip's tokenizer.py
 CLIP_CONTROLS = 2  # start and end of text close its vocabulary
 
@@ -50,18 +53,20 @@ class Tokenizer:
     def train(cls, captions: Iterable[str], kind: str, vocab_size: int) -> Self:
         """Train on `captions` ("unigram" or "bpe", at most `vocab_size` entries), or wrap "open_clip"'s byte pairs.
 
-        Equal captions in any order give the same file. UserError if the captions hold too many characters for `vocab_size`.
+        Equal captions in any order give the same file. What different captions have beyond MOST_CHARACTERS is not held: a half of
+        them is trained on, a quarter, and so on, chosen by their hash. UserError if the captions hold too many characters for
+        `vocab_size`.
         """
         if kind == "open_clip":
             return cls(_open_clip())
-        ordered = sorted(folded for caption in captions if (folded := fold(caption)))
-        alphabet = sorted(set(ALPHABET) | set("".join(ordered)) - {" "} | {SPACE})
+        counted = _sample(captions)
+        alphabet = sorted(set(ALPHABET).union(*counted) - {" "} | {SPACE})
         if len(alphabet) + len(SPECIAL) > vocab_size:
             raise UserError(
                 f"prepare.tokenizer.vocab_size = {vocab_size} is too small: the captions hold {len(alphabet)} different"
                 f" characters beside {len(SPECIAL)} special tokens"
             )
-        return cls(_bpe(ordered, alphabet, vocab_size) if kind == "bpe" else _unigram(ordered, alphabet, vocab_size))
+        return cls(_bpe(counted, alphabet, vocab_size) if kind == "bpe" else _unigram(counted, alphabet, vocab_size))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -120,7 +125,27 @@ def _with_specials(pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
-def _bpe(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipeline:
+def _sample(captions: Iterable[str]) -> Counter[str]:
+    """How often each caption occurs, folded and in the order of the alphabet; which ones depends on which there are alone."""
+    counted: Counter[str] = Counter()
+    characters = halvings = 0
+    for text in map(fold, captions):
+        if text and _chosen(text, halvings):
+            characters += 0 if text in counted else len(text)
+            counted[text] += 1
+        while characters > MOST_CHARACTERS:
+            halvings += 1
+            counted = Counter({text: count for text, count in counted.items() if _chosen(text, halvings)})
+            characters = sum(map(len, counted))
+    return Counter(dict(sorted(counted.items())))
+
+
+def _chosen(text: str, halvings: int) -> bool:
+    """True for one text in 2 ** halvings, and for all of those that more halvings choose."""
+    return not halvings or int.from_bytes(hashlib.sha256(text.encode()).digest()) % (1 << halvings) == 0
+
+
+def _bpe(captions: Counter[str], alphabet: list[str], vocab_size: int) -> Pipeline:
     """Byte pair encoding within words; punctuation stands alone."""
     pipeline = Pipeline(models.BPE(unk_token=UNK, fuse_unk=True))
     pipeline.normalizer = FOLDING
@@ -130,20 +155,20 @@ def _bpe(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipeline:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, min_frequency=2, show_progress=False
     )
-    pipeline.train_from_iterator(captions, trainer, length=len(captions))
+    pipeline.train_from_iterator(captions.elements(), trainer, length=captions.total())
     return pipeline
 
 
-def _unigram(captions: list[str], alphabet: list[str], vocab_size: int) -> Pipeline:
+def _unigram(captions: Counter[str], alphabet: list[str], vocab_size: int) -> Pipeline:
     """A unigram language model (Kudo 2018), trained by SentencePiece and written as a `tokenizers` file."""
     try:
         import sentencepiece
     except ImportError:
         raise UserError("prepare.tokenizer.kind = unigram needs the package sentencepiece; install it, or choose bpe") from None
-    missing = sorted(set(alphabet) - set("".join(captions)) - {SPACE})
+    missing = sorted(set(alphabet).difference(*captions) - {SPACE})
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(captions),
+        sentence_iterator=captions.elements(),
         model_writer=trained,
         model_type="unigram",
         vocab_size=vocab_size - len(missing),

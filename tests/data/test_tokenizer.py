@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Pipeline
 from tokenizers import models, trainers
 
+from limoe.data import tokenizer
 from limoe.data.tokenizer import PAD_ID, Tokenizer, fold
 from limoe.errors import UserError
 from limoe.model import tokens
@@ -112,6 +113,20 @@ def test_called_it_pads_at_the_right_end_as_open_clip_does() -> None:
 def test_the_order_of_the_captions_does_not_change_the_file(kind: str) -> None:
     shuffled = random.Random(1).sample(CAPTIONS, len(CAPTIONS))
     assert Tokenizer.train(shuffled, kind, 300).to_json() == trained(kind).to_json()
+
+
+def test_a_large_set_is_trained_on_by_a_sample_that_its_order_does_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = [f"number {n}" for n in range(400)] + ["a b"] * 50
+    every = tokenizer._sample(captions)
+    assert (len(every), every["a b"], every.total()) == (401, 50, 450)
+    monkeypatch.setattr(tokenizer, "MOST_CHARACTERS", 1200)  # of 3893
+    found = tokenizer._sample(captions)
+    assert found == tokenizer._sample(reversed(captions))
+    assert list(found) == sorted(found)
+    assert 300 < sum(map(len, found)) <= 1200
+    assert all(found[text] == every[text] for text in found)  # all of a caption's occurrences, or none
+    monkeypatch.setattr(tokenizer, "MOST_CHARACTERS", 300)
+    assert tokenizer._sample(captions).keys() < found.keys()
 
 
 def test_another_process_writes_the_same_files() -> None:
