@@ -1,7 +1,7 @@
 """`params.yaml`, typed: one frozen model a section. A file for each; what others need of them is named here."""
 
 from limoe.config.compare import CompareParams, FetchedModel, LocalModel
-from limoe.config.evaluate import EvalSetParams, EvaluateParams, named_once
+from limoe.config.evaluate import EvalSetParams, EvaluateParams, ProbeParams, TrainPictures, named_once
 from limoe.config.filters import CaptionParams, ClipScoreParams, PictureParams
 from limoe.config.machine import MachineParams
 from limoe.config.model import AUX_TERMS, ClipParams, ModelParams, MoeParams, TowerParams
@@ -32,8 +32,10 @@ __all__ = [
     "Params",
     "PictureParams",
     "PrepareParams",
+    "ProbeParams",
     "Section",
     "TowerParams",
     "TrainParams",
+    "TrainPictures",
     "named_once",
 ]

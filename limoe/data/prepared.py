@@ -57,9 +57,13 @@ class Prepared:
         """Rows of `split` by source; UserError names the splits there are."""
         return dict(self._split(split)["sources"])
 
+    def shards(self, split: str) -> list[Path]:
+        """The files that hold the rows of `split`, in their order; UserError names the splits there are."""
+        return [self.root / shard["file"] for shard in self._split(split)["shards"]]
+
     def table(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of `split` (columns of schema.SCHEMA, all by default), in shard order; UserError names the splits there are."""
-        shards = [self.root / shard["file"] for shard in self._split(split)["shards"]]
+        shards = self.shards(split)
         wanted = None if columns is None else list(columns)
         try:
             return pa.concat_tables([pq.read_table(shard, columns=wanted, partitioning=None) for shard in shards])

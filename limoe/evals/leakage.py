@@ -70,8 +70,7 @@ class TrainingPictures:
 
     @cached_property
     def _hashes_T(self) -> Hashes:
-        shards = [self._prepared.root / shard["file"] for shard in self._prepared.manifest["splits"][TRAIN]["shards"]]
-        return self._hashes(ParquetColumn(shards, "image"), self._told["sha256"], TRAIN)
+        return self._hashes(ParquetColumn(self._prepared.shards(TRAIN), "image"), self._told["sha256"], TRAIN)
 
     def _hashes(self, pictures: Pictures, digests: Sequence[str], name: str) -> Hashes:
         """uint64 of each picture. digests: what names them."""
