@@ -218,6 +218,27 @@ def trial(
         _next(f"cat {folder / 'outcome.json'}")
 
 
+@app.command(name="inspect", rich_help_panel=TOOLS)
+def inspect_set(
+    path: Annotated[str, typer.Argument(help="Pictures and captions: a folder, a file, a pattern in quotes, an address.")],
+    kind: Annotated[str | None, typer.Option(help="As what to read it; found out by default (docs/data.md).")] = None,
+    images: Annotated[str | None, typer.Option(help="The folder in which paths of pictures start.")] = None,
+    columns: Annotated[list[str] | None, typer.Option("--column", help="image=NAME or caption=NAME; repeatable.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the set is to be called.")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=100, help="Pictures on the contact sheet.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="The contact sheet; runs/inspect/NAME.png.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """What a set of pictures of your own is, samples of it, and what to write into params.yaml."""
+    from limoe.inspection import read_columns, show
+
+    with reporting(debug):
+        given = {"path": path, "kind": kind, "images": images, "columns": read_columns(columns or ())}
+        _next(show(given, name, samples, out, as_json, params.parent))
+
+
 @app.command(rich_help_panel=TOOLS)
 def sources(
     params: ParamsFile = DEFAULT_PARAMS,
@@ -280,7 +301,7 @@ def reporting(debug: bool, error_file: Path | None = None) -> Iterator[None]:
             traceback.print_exc()
         print(f"error: {sentence}", file=sys.stderr)
         if error_file is not None:
-            with suppress(OSError):  # on a full disk the sentence above must do
+            with suppress(OSError, ValueError):  # on a full disk, or about a name that is no text, the sentence above must do
                 write_json(error_file, {"kind": kind, "sentence": sentence})
         raise SystemExit(EXIT_CODES[kind]) from None
 

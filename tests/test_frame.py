@@ -53,6 +53,7 @@ FLOORS = (  # a module may import its own floor and those before it
         "limoe.deps",
         "limoe.doctor",
         "limoe.info",
+        "limoe.inspection",
         "limoe.overlay",
         "limoe.rank",
         "limoe.routing",

@@ -6,8 +6,9 @@ from limoe.config.filters import CaptionParams, ClipScoreParams, PictureParams
 from limoe.config.machine import MachineParams
 from limoe.config.model import AUX_TERMS, ClipParams, ModelParams, MoeParams, TowerParams
 from limoe.config.params import Params
-from limoe.config.prepare import BalanceParams, EmojiParams, FolderParams, PrepareParams
+from limoe.config.prepare import BalanceParams, EmojiParams, PrepareParams
 from limoe.config.section import Section
+from limoe.config.sets import ColumnParams, SetParams
 from limoe.config.train import CONTESTANTS, SHARED, Contestant, TrainParams
 
 __all__ = [
@@ -18,13 +19,13 @@ __all__ = [
     "CaptionParams",
     "ClipParams",
     "ClipScoreParams",
+    "ColumnParams",
     "CompareParams",
     "Contestant",
     "EmojiParams",
     "EvalSetParams",
     "EvaluateParams",
     "FetchedModel",
-    "FolderParams",
     "LocalModel",
     "MachineParams",
     "ModelParams",
@@ -34,6 +35,7 @@ __all__ = [
     "PrepareParams",
     "ProbeParams",
     "Section",
+    "SetParams",
     "TowerParams",
     "TrainParams",
     "TrainPictures",
