@@ -88,7 +88,7 @@ def to_paste(name: str, params: SetParams) -> dict[str, Any]:
 def unwatched(path: str) -> str | None:
     """A sentence, if DVC would not notice that the set changes."""
     if is_remote(path):
-        return f"DVC does not see {path}: after a change there run dvc repro -f prepare"
+        return f"DVC does not see {path}: after a change there run dvc repro --force prepare"
     if not path.startswith(WATCHED):
         return f"DVC watches {WATCHED} alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
     return None

@@ -118,7 +118,9 @@ def test_what_dvc_would_not_notice_is_told() -> None:
     assert unwatched("elsewhere") == (
         "DVC watches data/raw alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
     )
-    assert unwatched("s3://bucket/a.tar") == "DVC does not see s3://bucket/a.tar: after a change there run dvc repro -f prepare"
+    assert (
+        unwatched("s3://bucket/a.tar") == "DVC does not see s3://bucket/a.tar: after a change there run dvc repro --force prepare"
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,7 @@ def test_captions_of_any_script_are_wrapped_within_the_width(text: str) -> None:
     font = font_for(text)
     lines = wrap(text, font, 120, 3)
     assert len(lines) <= 3
+    assert all(line == line.strip() for line in lines)
     assert all(font.getlength(line) <= 120 for line in lines)
     whole = "".join(lines).replace(" ", "")
     assert whole.removesuffix("…") == text.replace(" ", "")[: len(whole.removesuffix("…"))]

@@ -43,7 +43,7 @@ def contact_sheet(cards: Sequence[Card]) -> bytes:
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
     """The text in at most so many lines of this width in px, broken at spaces if there are any; an ellipsis if it is longer."""
     found: list[str] = []
-    rest = text[:2000]  # of a long caption more than fits
+    rest = text[:2000].strip()  # of a long caption more than fits
     while rest and len(found) < lines:
         fits = _fitting(rest, font, width)
         space = rest.rfind(" ", 1, fits + 1)

@@ -15,6 +15,7 @@ from preparekit import picture
 
 from limoe.config import SetParams
 from limoe.data.sources import Candidate, Rejected, candidates
+from limoe.data.sources.tars import members
 from limoe.data.sources.webdataset import WebDataset
 from limoe.errors import Reported, UserError
 
@@ -163,7 +164,7 @@ def test_bad_samples_are_rejected_alone(tmp_path: Path, key: str, parts: Mapping
 
 def test_a_second_picture_of_a_sample_is_left_out_and_a_second_caption_told(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "t.tar", "w") as archive:
-        for name, content in (("a.jpg", b"1"), ("a.png", b"2"), ("a.txt", b"one"), ("a.txt", b"two")):
+        for name, content in (("a.png", b"1"), ("a.jpg", b"2"), ("a.txt", b"one"), ("a.txt", b"two")):
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
@@ -215,6 +216,18 @@ def test_no_member_or_header_takes_more_memory_than_a_picture_may(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40 << 20
+
+
+def test_the_headers_of_a_long_tar_are_not_kept(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for number in range(4000):
+            archive.addfile(tarfile.TarInfo(f"{number}.other"))
+    with (tmp_path / "t.tar").open("rb") as handle:
+        tracemalloc.start()
+        assert list(members(handle, lambda name: 0)) == []
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 500_000  # they are four times as much
 
 
 def test_links_and_folders_in_a_tar_are_passed_over(tmp_path: Path) -> None:

@@ -264,6 +264,13 @@ def test_data_uris_are_read_again_from_their_rows(tmp_path: Path, file: str) -> 
     assert [reason for _, reason, _ in rejected] == ["bad-data-uri", "bad-data-uri"]
 
 
+def test_data_uris_need_not_be_base64_but_must_be_bytes(tmp_path: Path) -> None:
+    rows = [{"image": "data:,%00%ffab", "text": "x"}, {"image": "data:,\ud83d", "text": "x"}]
+    lay(tmp_path, "\n".join(map(json.dumps, rows)), file="t.jsonl")
+    found, rejected = read(tmp_path, path="t.jsonl")
+    assert ([c.image for c in found], [row[1] for row in rejected]) == ([b"\x00\xffab"], ["bad-data-uri"])
+
+
 def test_a_data_uri_that_is_gone_when_it_is_read_is_rejected(tmp_path: Path) -> None:
     lay(tmp_path, f'image,caption\n"{uri(0)}",x\n', file="t.csv")
     source = Table("mine", SetParams(path="t.csv"), tmp_path)

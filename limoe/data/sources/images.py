@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,12 +32,12 @@ def decoded(uri: str) -> bytes:
     head, comma, body = uri.partition(",")
     if not comma:
         raise BadImage("bad-data-uri", "no comma behind its type")
-    if not head.lower().endswith(";base64"):
-        return unquote_to_bytes(body)
     try:
+        if not head.lower().endswith(";base64"):
+            return unquote_to_bytes(body)
         return base64.b64decode("".join(body.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadImage("bad-data-uri", f"no base64 ({error})") from None
+    except ValueError as error:  # no base64, or half a surrogate pair
+        raise BadImage("bad-data-uri", f"its data do not decode ({error})") from None
 
 
 @dataclass(frozen=True)
