@@ -55,6 +55,7 @@ FLOORS = (  # a module may import its own floor and those before it
         "limoe.info",
         "limoe.overlay",
         "limoe.rank",
+        "limoe.rehearse",
         "limoe.routing",
         "limoe.sensitivity",
     ),
