@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def unpack(flickr: Path, root: Path) -> None:
-    """From the tars in the folder `flickr`: `root`/images and `root`/captions.csv, with the splits that the tars are named after."""
+    """From the tars in `flickr`: `root`/images and `root`/captions.csv, with the splits that the tars are named after."""
     (root / "images").mkdir()
     with (root / "captions.csv").open("w", newline="", encoding="utf-8") as handle:
         rows = csv.writer(handle)
