@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from limoe.config import MoeParams
-from limoe.data.needs import Needs, round_up
+from limoe.data.needs import Needs, WorstCase, round_up
 from limoe.data.negatives import ALIKE, Negatives
 from limoe.data.scope import Scope
 from limoe.data.scripts import Kind
@@ -97,3 +97,14 @@ def routing_warnings(routing: Needs, moe: MoeParams, target: float) -> Iterator[
                 f"model.moe.tau_{name} = {tau:.2f} lets {name} tokens gather on {math.exp(tau):.1f} experts; {experts} are "
                 f"needed to place {target:.0%} of them: set it to {round_up(math.log(experts)):.2f}"
             )
+
+
+def worst_warnings(worst: WorstCase, moe: MoeParams) -> Iterator[str]:
+    """What the worst case gives reason to say where nothing keeps text from it."""
+    used = next(size for size in worst.sizes if size.pairs == moe.group_pairs)
+    free = moe.aux_coefficient == 0 or moe.aux_weights.global_text == 0
+    if free and moe.router in ("auto", "top-k") and used.kept_priority < worst.target:
+        yield (
+            f"nothing keeps text from gathering on one expert, where at best {used.kept_priority:.0%} of it would be placed: set "
+            f"model.moe.aux_weights.global_text above 0, or model.moe.capacity_factor to {used.factor_priority:.2f}"
+        )

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from limoe.config import MoeParams, Params
-from limoe.data.advice import caption_warnings, kind_warnings, negatives_warnings, routing_warnings
+from limoe.data.advice import caption_warnings, kind_warnings, negatives_warnings, routing_warnings, worst_warnings
 from limoe.data.mixture import source_rows
 from limoe.data.needs import WorstCase, group_sizes, suggested
 from limoe.data.negatives import Negatives
@@ -30,7 +30,8 @@ class BalanceReport:
     """Everything. scopes: a training batch, then each source if there are several. mixture: share of each, their sum 1.
 
     kinds: captions by source and script. worst, settings: of a training batch. suggestion: what `model.moe.router: auto` stands
-    for, by name under model.moe. tau_*: the thresholds in use, in nats. warnings: sentences with figures and what to change.
+    for, by name under model.moe; in_use: the same of what is in use, with tau_* as numbers (nats). warnings: sentences with
+    figures and what to change.
     """
 
     scopes: tuple[Scope, ...]
@@ -43,8 +44,7 @@ class BalanceReport:
     settings: tuple[Setting, ...]
     suggestion: dict[str, Any]
     text_length: int
-    tau_text: float
-    tau_image: float
+    in_use: dict[str, Any]
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,8 +103,7 @@ def analyse(prepared: Prepared, params: Params, track: Track) -> BalanceReport:
         settings=settings(model.model_copy(update={"moe": moe}), lengths, target),
         suggestion=suggestion,
         text_length=length,
-        tau_text=moe.thresholds[0],
-        tau_image=moe.thresholds[1],
+        in_use=moe.model_dump(include=set(suggestion)) | dict(zip(("tau_text", "tau_image"), moe.thresholds, strict=True)),
         warnings=(),
     )
     return replace(report, warnings=tuple(warnings_of(report, moe, target)))
@@ -116,6 +115,7 @@ def warnings_of(report: BalanceReport, moe: MoeParams, target: float) -> Iterato
     yield from kind_warnings(report.kinds)
     yield from negatives_warnings(report.negatives)
     yield from routing_warnings(report.scopes[0].routing, moe, target)
+    yield from worst_warnings(report.worst, moe)
 
 
 def _round(value: float) -> float:

@@ -88,9 +88,10 @@ class Group:
             return 1 - self.placed_at_random(), 1 - self.placed_at_random()
         first, second = (self.text, self.image) if rule == "text-first" else (self.image, self.text)
         earlier = [(j - 1) * self.tokens for j in range(1, self.k + 1)]
-        of_first = 1 - fmean(expected_placed(before, first, self.capacity, self.experts) for before in earlier)
-        of_second = 1 - fmean(expected_placed(before + first, second, self.capacity, self.experts) for before in earlier)
-        return (of_first, of_second) if rule == "text-first" else (of_second, of_first)
+        placed_first = fmean(expected_placed(before, first, self.capacity, self.experts) for before in earlier)
+        placed_second = fmean(expected_placed(before + first, second, self.capacity, self.experts) for before in earlier)
+        dropped = max(0.0, 1 - placed_first), max(0.0, 1 - placed_second)  # rounding can place a little more than all
+        return dropped if rule == "text-first" else dropped[::-1]
 
     def worst_text_placed(self, text_first: bool, capacity: int | None = None) -> float:
         """Expected share of text placed if all of it wants the same K experts and images fall on any expert alike.

@@ -18,7 +18,7 @@ from limoe.report.balance_tables import (
 )
 from limoe.report.charts import axis, base_layout
 from limoe.report.document import Block, Cell, Document, Figure, Prose, Section, Table, Terms
-from limoe.train.untrained import Untrained
+from limoe.train.untrained import Untrained, warnings
 
 TERMS = {
     "fair share": "(Token, choice) pairs that an expert gets in a routing group if all experts get the same number.",
@@ -57,7 +57,7 @@ def headline(report: BalanceReport, fresh: Untrained | None) -> str:
 
 def document(report: BalanceReport, fresh: Untrained | None) -> Document:
     """The page."""
-    found: list[Block] = [Prose(f"**Look at this:** {warning}.") for warning in report.warnings]
+    found: list[Block] = [Prose(f"**Look at this:** {warning}.") for warning in (*report.warnings, *warnings(fresh))]
     return Document(
         title="Modality balance",
         headline=headline(report, fresh),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from limoe.data.balance import BalanceReport
 from limoe.report.balance import headline
-from limoe.train.untrained import Untrained
+from limoe.train.untrained import Untrained, warnings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +37,7 @@ def print_summary(report: BalanceReport, fresh: Untrained | None) -> None:
     console.print(table)
     if fresh is not None:
         console.print(drop_lines(report, fresh))
-    for warning in report.warnings:
+    for warning in (*report.warnings, *warnings(fresh)):
         console.print(f"note: {warning}", markup=False)
 
 

@@ -9,9 +9,11 @@ from limoe.report.document import Cell, Prose, Table
 
 def suggestion_table(report: BalanceReport) -> Table:
     """What is suggested under model.moe, beside the thresholds in use."""
-    used = {"tau_text": f"{report.tau_text:.2f} nats", "tau_image": f"{report.tau_image:.2f} nats"}
-    rows = [[Cell(f"model.moe.{name}"), Cell(str(value)), Cell(used.get(name, ""))] for name, value in report.suggestion.items()]
-    caption = "Suggested for a training batch: what `model.moe.router: auto` stands for"
+    rows = [
+        [Cell(f"model.moe.{name}"), Cell(str(value)), Cell(_short(report.in_use[name]))]
+        for name, value in report.suggestion.items()
+    ]
+    caption = "Suggested for a training batch: what `model.moe.router: auto` stands for (tau in nats)"
     return Table(caption, ["setting", "suggested", "in use"], rows, frozenset({1, 2}))
 
 
@@ -92,6 +94,10 @@ def negatives_prose(report: BalanceReport) -> Prose:
         f"the sampler keeps apart, and holds {found.alike:.2f} (standard error {found.error:.2f}) pairs of different captions "
         f"that share at least {ALIKE:.0%} of their tokens."
     )
+
+
+def _short(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def factor(value: float) -> Cell:

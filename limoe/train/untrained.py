@@ -9,7 +9,7 @@ rule, since what a block drops changes what the next one sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -26,12 +26,13 @@ from limoe.model.io import build_model
 from limoe.model.limoe import Limoe, Output
 from limoe.model.router import Router
 from limoe.model.router.places import capacities
-from limoe.model.tokens import IMAGE, TEXT, Layout, PairBatch
+from limoe.model.tokens import IMAGE, MODALITIES, TEXT, Layout, PairBatch
 from limoe.train.contestants import model_config
 from limoe.train.meter import LOST, LayerCounts, count
 from limoe.train.step import ContrastiveTask
 
 RULED = ("top-k", "loss-free")  # the routers that ask for a rule
+MOST_DROPPED = 0.5  # share of a modality from which it is worth a word
 OTHER_SEEDS = 1_000_003  # from here on: no training should have the seeds that it is predicted with
 Track = Callable[[Sequence[int], str], Iterable[int]]
 
@@ -107,6 +108,22 @@ class Untrained:
         """What DVC shows of it, rounded."""
         text, image = self.own.dropped
         return {"dropped_text": round(text.mean, 4), "dropped_image": round(image.mean, 4)}
+
+
+def warnings(fresh: Untrained | None) -> Iterator[str]:
+    """What the untrained model gives reason to say: a modality that it hardly sees."""
+    if fresh is None:
+        return
+    for modality, name in enumerate(MODALITIES):
+        dropped = fresh.own.dropped[modality]
+        if dropped.mean > MOST_DROPPED:
+            best = min(fresh.rules, key=lambda rule: rule.dropped[modality].mean)
+            other = f" ({best.dropped[modality].mean:.0%} under {best.name})" if best.name != fresh.chosen else ""
+            yield (
+                f"under {fresh.chosen} an untrained model drops {dropped.mean:.0%} of {name}, "
+                f"{100 * dropped.deviation:.0f} points more or less by the luck of its "
+                f"weights{other}: limoe rehearse tells how long that lasts"
+            )
 
 
 def rules_of(moe: MoeParams) -> tuple[str, ...]:

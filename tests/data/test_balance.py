@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from limoe.config import ModelParams, Params
-from limoe.data.advice import caption_warnings, routing_warnings
+from limoe.data.advice import caption_warnings, kind_warnings, negatives_warnings, routing_warnings, worst_warnings
 from limoe.data.balance import BATCH, BalanceReport, analyse
-from limoe.data.needs import Needs, round_up
+from limoe.data.needs import Needs, WorstCase, round_up, suggested
+from limoe.data.negatives import Negatives
 from limoe.data.prepared import Prepared
+from limoe.data.scripts import Kind
 from limoe.data.statistics import Lengths, equal_pairs, quantile
 from limoe.data.tokenizer import Tokenizer
 from limoe.errors import UserError
@@ -241,3 +243,64 @@ def test_a_mixture_of_a_source_that_is_not_there_is_refused(
     root = make_prepared([make_row("emoji", i, ["cat"]) for i in range(2)])
     with pytest.raises(UserError, match=r"train\.mixture\.scenes: the prepared set has no training rows of that source"):
         analyse(Prepared(root), asking(MIXTURE), quietly)
+
+
+def test_a_script_that_is_cut_or_unknown_is_named() -> None:
+    kinds = [Kind("a", "Latin", 90, 0.9, 5.0, 0.0, 0.0, 40), Kind("a", "Arabic", 10, 0.1, 30.0, 0.5, 0.02, 9)]
+    cut, unknown = kind_warnings(kinds)
+    assert cut == "a: of its 10 captions in Arabic script 50.0% are cut"
+    assert unknown == "a: 2.00% of the tokens of its captions in Arabic script are unknown to the tokenizer"
+    assert list(kind_warnings(kinds[1:])) == [], "what is said of the source as a whole is enough"
+
+
+def test_false_negatives_are_named_from_one_for_ten_pairs() -> None:
+    (told,) = negatives_warnings(Negatives(batch=100, equal=3.0, alike=12.4, error=0.5))
+    assert "a batch of 100 pairs holds about 12 pairs of captions that differ but share 80% of their tokens" in told
+    assert list(negatives_warnings(Negatives(batch=100, equal=30.0, alike=9.9, error=0.5))) == []
+
+
+def test_the_worst_case_of_a_small_batch_by_hand() -> None:
+    """4 experts; of a pair 6 image tokens and 2 of text: 8 pairs are 64 tokens, 17 places at 1.05, and need 16 for all text."""
+    worst = WorstCase.of(6, 2.0, model(experts=4, k=1, capacity_factor=1.05).moe, 1.0, (1, 8))
+    one, eight = worst.sizes
+    assert (one.pairs, eight.pairs) == (1, 8)
+    assert (eight.factor_priority, eight.kept_priority) == (1.0, 1.0)
+    assert one.kept_priority == 1.0  # 3 places for 2 tokens
+    assert one.kept_first_come < 1 > eight.kept_first_come
+    assert (worst.smallest_priority, worst.smallest_first_come) == (1, None)
+
+
+def test_nothing_against_the_worst_case_is_worth_a_word() -> None:
+    free = model(experts=16, aux_weights=DEFAULTS["model"]["moe"]["aux_weights"] | {"global_text": 0.0}).moe
+    worst = WorstCase.of(36, 9.0, free, 0.95, (128, 256))
+    (told,) = worst_warnings(worst, free)
+    assert f"at best {756 / 2304:.0%} of it would be placed" in told
+    assert f"model.moe.capacity_factor to {worst.sizes[1].factor_priority:.2f}" in told
+    assert worst.sizes[1].factor_priority == math.ceil(100 * math.ceil(0.95 * 2304) / 720) / 100
+    assert list(worst_warnings(worst, model(experts=16).moe)) == []
+
+
+def test_the_suggestion_raises_capacity_where_groups_are_small() -> None:
+    low = model(experts=16, group_pairs=2, capacity_factor=1.0).moe
+    values = suggested(36, 9.0, low, 0.95)
+    assert values["capacity_factor"] == Needs.of(36, 9.0, low, 0.95).factor_random > 1
+    assert values["tau_text"] == Needs.of(36, 9.0, low.model_copy(update=values), 0.95).tau_text
+    assert suggested(36, 9.0, model(experts=16).moe, 0.95)["capacity_factor"] == 1.05
+    again = low.model_copy(update=values)
+    assert suggested(36, 9.0, again, 0.95) == values, "whoever follows it is not advised again"
+
+
+def test_other_pictures_and_text_lengths_by_hand(report: BalanceReport) -> None:
+    used, *others = report.settings
+    assert used.in_use
+    assert not any(other.in_use for other in others)
+    assert (used.image_tokens, used.text_tokens) == (36, pytest.approx(report.scopes[0].lengths.mean))
+    shown = {(row.image_size, row.patch_size, row.text_length): row for row in others}
+    assert {size for size, *_ in shown} == {48, 224, 336}
+    assert shown[48, 4, 4].image_tokens == 144
+    assert shown[336, 14, 4].image_tokens == 576
+    long = shown[48, 8, 77]
+    lengths = report.scopes[0].lengths
+    assert long.text_tokens == pytest.approx(sum(length * share for length, share in enumerate(lengths.shares)))
+    assert (long.truncated, used.truncated) == (0, pytest.approx(lengths.truncated))
+    assert used.bias_text == pytest.approx(-15 / (2 * report.scopes[0].routing.text_tokens))

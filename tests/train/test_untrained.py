@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,25 @@ from trainkit import prepare_shapes, recipe
 from limoe.config import PRIORITIES, Params
 from limoe.data.loader import PairLoader
 from limoe.data.prepared import Prepared
+from limoe.losses.entropy_bias import EntropyBias
 from limoe.model.limoe import Output
 from limoe.model.router import NoiseKey
 from limoe.model.tokens import IMAGE, TEXT
 from limoe.train.gradients import Gradients
 from limoe.train.meter import LayerCounts
-from limoe.train.untrained import OTHER_SEEDS, Rule, Spread, drops_of, fresh_task, passes, rules_of, untrained
+from limoe.train.untrained import (
+    OTHER_SEEDS,
+    Drops,
+    Rule,
+    Spread,
+    Untrained,
+    drops_of,
+    fresh_task,
+    passes,
+    rules_of,
+    untrained,
+    warnings,
+)
 
 SETTINGS = ("balance.seeds=2", "balance.batches=2", "train.batch=32", "model.moe.group_pairs=16", "train.mixture={scenes: 1}")
 
@@ -138,3 +152,15 @@ def test_no_seeds_no_passes(tmp_path: Path) -> None:
 def test_spread_by_hand() -> None:
     assert Spread.of([0.1, 0.3]) == (pytest.approx(0.2), pytest.approx(0.02**0.5))
     assert Spread.of([0.4]) == (0.4, 0.0)
+
+
+def test_a_modality_that_is_hardly_seen_is_worth_a_word() -> None:
+    def rule(name: str, text: float, image: float) -> Rule:
+        return Rule.of(name, [(Drops(text, text, 0.1), Drops(image, image, 0.8))] * 2)
+
+    entropy = (EntropyBias(1.0, -0.1, -0.01),) * 2
+    poor = Untrained(2, 64, (rule("bpr", 0.3, 0.2), rule("first-come", 0.7, 0.1)), "first-come", entropy)
+    (told,) = warnings(poor)
+    assert told.startswith("under first-come an untrained model drops 70% of text, 0 points more or less")
+    assert "(30% under bpr)" in told
+    assert list(warnings(replace(poor, chosen="bpr"))) == list(warnings(None)) == []
