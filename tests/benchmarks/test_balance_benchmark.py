@@ -30,7 +30,7 @@ from benchmarks.flickr import unpack
 from limoe.paths import Paths
 from limoe.rehearse import first_steps
 
-TRAINED = (SETTINGS[0], SETTINGS[2], SETTINGS[7])  # again, all of them on emoji, which need nothing but packages
+TRAINED = (SETTINGS[0], SETTINGS[2], SETTINGS[11])  # again, all of them on emoji, which need nothing but packages
 
 
 @pytest.fixture(scope="session")
