@@ -192,10 +192,10 @@ def upcycle(
     """Make a LIMoE of a trained dense model: experts as model.moe says, and the same embeddings to begin with."""
     with reporting(debug):
         resolved, paths = Params.load(params, tuple(overrides or ())), Paths(params.parent)
-        from limoe.data.thresholds import with_thresholds
+        from limoe.data.suggestion import with_suggestion
         from limoe.model.upcycle import upcycle_directory
 
-        upcycle_directory(dense, out, with_thresholds(resolved, paths).model, resolved.train.seed)
+        upcycle_directory(dense, out, with_suggestion(resolved, paths).model, resolved.train.seed)
         begin = f"contestants.limoe.start_from={os.path.relpath(out, paths.root)}"
         _next(shlex.join(["limoe", "train", "limoe", *(f"--set={one}" for one in (*(overrides or ()), begin))]))
 
@@ -237,6 +237,25 @@ def inspect_set(
     with reporting(debug):
         given = {"path": path, "kind": kind, "images": images, "columns": read_columns(columns or ())}
         _next(show(given, name, samples, out, as_json, params.parent))
+
+
+@app.command(rich_help_panel=TOOLS)
+def rehearse(
+    params: ParamsFile = DEFAULT_PARAMS,
+    steps: Annotated[int, typer.Option(min=1, help="Steps from the beginning.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings, each with a seed of its own.")] = 5,
+    every_rule: Annotated[bool, typer.Option("--every-rule", help="Under each priority rule, not the chosen one alone.")] = False,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """What the first steps of a training will drop, by training them with other seeds; nothing is kept."""
+    with reporting(debug):
+        resolved = Params.load(params, tuple(overrides or ()))
+        from limoe.rehearse import rehearse, rules, show
+
+        found = rehearse(resolved, Paths(params.parent), rules(resolved, every_rule), seeds, steps)
+        show(found, steps)
+        _next("limoe train limoe")
 
 
 @app.command(rich_help_panel=TOOLS)

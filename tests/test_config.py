@@ -63,11 +63,8 @@ def test_the_checked_in_file_is_valid_and_frozen(params: Params) -> None:
         ("model.moe.k=17", "k (17) must not exceed experts (16)"),
         ("model.moe.noise=0", "the load loss needs noise > 0"),
         ("model.moe.renormalise=true", "moe.renormalise with k = 1 makes every gate 1"),
-        (
-            "model.moe.tau_text=paper",
-            "model.moe.tau_text: 'paper' is no threshold; allowed are a number of nats from 0, balance",
-        ),
-        ("model.moe.tau_image=-1", "model.moe.tau_image: -1 is no threshold"),
+        ("model.moe.tau_text=paper", "model.moe.tau_text = 'paper' is not allowed: input should be a valid number"),
+        ("model.moe.tau_image=-1", "model.moe.tau_image = -1 is not allowed: input should be greater than or equal to 0"),
         ("train.compile=maybe", "train.compile: 'maybe' is not allowed: auto, true or false are"),
         ("prepare.scenes.min_pictures=4", None),
         ("prepare.scenes.max_pictures=1", "min_pictures (2) must not exceed max_pictures (1)"),

@@ -56,6 +56,7 @@ FLOORS = (  # a module may import its own floor and those before it
         "limoe.inspection",
         "limoe.overlay",
         "limoe.rank",
+        "limoe.rehearse",
         "limoe.routing",
         "limoe.sensitivity",
     ),

@@ -4,7 +4,7 @@ from limoe.config.compare import CompareParams, FetchedModel, LocalModel
 from limoe.config.evaluate import EvalSetParams, EvaluateParams, ProbeParams, TrainPictures, named_once
 from limoe.config.filters import CaptionParams, ClipScoreParams, PictureParams
 from limoe.config.machine import MachineParams
-from limoe.config.model import AUX_TERMS, ClipParams, ModelParams, MoeParams, TowerParams
+from limoe.config.model import AUX_TERMS, PRIORITIES, ClipParams, ModelParams, MoeParams, Priority, TowerParams
 from limoe.config.params import Params
 from limoe.config.prepare import BalanceParams, EmojiParams, PrepareParams
 from limoe.config.section import Section
@@ -14,6 +14,7 @@ from limoe.config.train import CONTESTANTS, SHARED, Contestant, TrainParams
 __all__ = [
     "AUX_TERMS",
     "CONTESTANTS",
+    "PRIORITIES",
     "SHARED",
     "BalanceParams",
     "CaptionParams",
@@ -33,6 +34,7 @@ __all__ = [
     "Params",
     "PictureParams",
     "PrepareParams",
+    "Priority",
     "ProbeParams",
     "Section",
     "SetParams",

@@ -74,6 +74,8 @@ class PrepareParams(Section):
 
 
 class BalanceParams(Section):
-    """What the modality-balance analysis aims at."""
+    """What the modality-balance analysis aims at, and how many untrained models it looks at."""
 
     target_placed: float = Field(gt=0, le=1)
+    seeds: int = Field(ge=0)
+    batches: int = Field(ge=1)
