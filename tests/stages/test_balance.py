@@ -21,7 +21,13 @@ SETTINGS = (
     "prepare.scenes.pictures=shapes",
     "model.tower.text_length=8",
 )
-SIZES = ("prepare.scenes.train=60", "prepare.scenes.val=10", "prepare.scenes.test=5", "prepare.tokenizer.vocab_size=200")
+SIZES = (
+    "machine.prepare_workers=1",
+    "prepare.scenes.train=60",
+    "prepare.scenes.val=10",
+    "prepare.scenes.test=5",
+    "prepare.tokenizer.vocab_size=200",
+)
 
 
 @pytest.fixture(scope="module")
