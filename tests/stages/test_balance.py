@@ -38,7 +38,13 @@ SETTINGS = (
     "model.tower.depth=2",
     "balance.seeds=2",
 )
-SIZES = ("prepare.scenes.train=60", "prepare.scenes.val=10", "prepare.scenes.test=5", "prepare.tokenizer.vocab_size=200")
+SIZES = (
+    "machine.prepare_workers=1",
+    "prepare.scenes.train=60",
+    "prepare.scenes.val=10",
+    "prepare.scenes.test=5",
+    "prepare.tokenizer.vocab_size=200",
+)
 
 
 @pytest.fixture(scope="module")

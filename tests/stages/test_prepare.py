@@ -20,6 +20,7 @@ from limoe.provenance import code_files
 from limoe.stages import prepare
 
 SMALL = (
+    "machine.prepare_workers=1",
     "prepare.emoji.limit=60",
     "prepare.emoji.size=32",
     "prepare.scenes.train=30",
