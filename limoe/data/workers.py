@@ -11,24 +11,18 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 from limoe.config import MachineParams
 from limoe.cores import usable_cores
-from limoe.errors import Reported, UserError
+from limoe.data.tasks import Result, Task, done, gather, killed
+from limoe.errors import UserError
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 AHEAD = 2  # tasks handed out for each process, so that none waits for the next one
-KILLED = "KilledWorker"  # Dask's exception, which is not imported where there is no Dask
 PATIENCE_SECONDS = 30  # for the answer of a Dask scheduler
-
-
-class TaskFailed(Exception):
-    """What went wrong with a task that is nobody's fault but ours; the message names both."""
 
 
 class Workers(Protocol):
@@ -48,7 +42,7 @@ class Here:
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """One after the other."""
         for task in tasks:
-            yield _done(function, task)
+            yield done(function, task)
 
 
 class Elsewhere(ABC):
@@ -62,16 +56,16 @@ class Elsewhere(ABC):
         """
         coming, lost = iter(tasks), list[Task]()
         while True:
-            yield from _gather(self._executor, function, coming, self._width, lost)
+            yield from gather(self._executor, function, coming, self._width, lost)
             if not lost:
                 return
             while lost:
                 self._renew(alone=True)
                 again = list[Task]()
-                yield from _gather(self._executor, function, iter([lost.pop(0)]), lambda: 1, again)
+                yield from gather(self._executor, function, iter([lost.pop(0)]), lambda: 1, again)
                 if again:
                     self._renew()
-                    raise _killed(again[0])
+                    raise killed(again[0])
             self._renew()
 
     _executor: Executor
@@ -173,53 +167,3 @@ def _end_with_parent() -> None:
     if parent := parent_process():
         parent.join()
         os._exit(1)
-
-
-def _gather(
-    executor: Executor,
-    function: Callable[[Task], Result],
-    tasks: Iterator[Task],
-    width: Callable[[], int],
-    lost: list[Task],
-) -> Iterator[Result]:
-    """Results as they come, with at most `width()` tasks handed out. Once a process has died no further task is taken from
-    `tasks`, and those that may have been in its hands are in `lost`."""
-    running: dict[Future[Result], Task] = {}
-    while True:
-        most = width()
-        while not lost and len(running) < most and (task := next(tasks, None)) is not None:
-            try:
-                running[executor.submit(_done, function, task)] = task
-            except BrokenExecutor:
-                lost.append(task)
-        if not running:
-            return
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            task = running.pop(future)
-            error = future.exception()
-            if isinstance(error, BrokenExecutor) or type(error).__name__ == KILLED:
-                lost.append(task)
-            else:
-                yield future.result()
-
-
-def _done(function: Callable[[Task], Result], task: Task) -> Result:
-    """function(task). What goes wrong is raised as one of three exceptions that travel between processes, which not all do."""
-    try:
-        return function(task)
-    except UserError as error:
-        raise UserError(f"{task}: {error}") from error
-    except Reported as error:
-        raise Reported(error.kind, f"{task}: {error}") from error
-    except (OSError, MemoryError) as error:
-        raise Reported("machine", f"{task}: {type(error).__name__}: {error}") from error
-    except Exception as error:
-        raise TaskFailed(f"{task}: {type(error).__name__}: {error}") from error
-
-
-def _killed(task: object) -> Reported:
-    return Reported(
-        "machine",
-        f"{task}: whatever process worked on it was killed, perhaps for want of memory: lower machine.prepare_workers, or give "
-        "Dask's workers more memory; what is finished is kept",
-    )

@@ -13,7 +13,8 @@ from preparekit import cluster, params_with
 from workkit import Deadly, double, imported, refuse, stumble, whoami
 
 from limoe.cores import usable_cores
-from limoe.data.workers import Here, Processes, TaskFailed, Workers, open_workers
+from limoe.data.tasks import TaskFailed
+from limoe.data.workers import Here, Processes, Workers, open_workers
 from limoe.errors import Reported, UserError
 
 elsewhere = pytest.mark.parametrize("workers", ["processes", "dask"], indirect=True)
