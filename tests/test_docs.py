@@ -197,7 +197,7 @@ def test_the_evaluation_sets_are_counted_right(params: Params) -> None:
 def test_every_reason_of_rejection_is_told_and_no_other() -> None:
     given = {
         node.value
-        for file in ("verify.py", "checks.py", "captions.py", "pictures.py", "rows.py", "sources/folder.py")
+        for file in ("verify.py", "checks.py", "captions.py", "pictures.py", "rows.py", "repeats.py", "sources/folder.py")
         for node in ast.walk(ast.parse(read(ROOT / "limoe" / "data" / file)))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if re.fullmatch(r"[a-z]+(-[a-z]+)+|truncated|undecodable|unreadable", node.value)

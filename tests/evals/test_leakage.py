@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance
 from limoe.data.prepared import Prepared
 from limoe.data.schema import SCHEMA
 from limoe.evals import leakage
-from limoe.evals.leakage import TrainingPictures
+from limoe.evals.leakage import Hasher, TrainingPictures
 from limoe.evals.pictures import Files
 from limoe.evals.seen import Leakage, Seen
 from limoe.evals.sets import COLUMNS, EvalSet
@@ -74,7 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def training(prepared: Prepared, kept: Path) -> TrainingPictures:
-    return TrainingPictures.open(prepared, kept, lambda steps, what, count: steps)
+    return TrainingPictures(prepared, Hasher(kept, lambda steps, what, count: steps))
 
 
 SEEN = (
