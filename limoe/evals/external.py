@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from limoe.config import EvalSetParams
 from limoe.errors import UserError
 from limoe.evals import captioned, imagenet
@@ -15,6 +17,8 @@ from limoe.evals.layouts import Layout, class_folders, holds, pictures_in, subfo
 from limoe.evals.packed import parquet, webdataset
 from limoe.evals.sets import EvalSet
 
+BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError, RecursionError, AttributeError, TypeError)  # the last two: odd JSON
+MOST_TOLD = 300  # characters of what a library says
 VALIDATION = ("val", "validation", "ILSVRC2012_img_val")  # what people call the folder that holds ImageNet's
 
 
@@ -26,6 +30,9 @@ def open_set(name: str, params: EvalSetParams, project: Path) -> EvalSet:
         return KINDS[params.kind](name, params, project)
     except UserError as error:
         raise UserError(f"evaluate.sets.{name}: {error}") from None
+    except BROKEN as error:
+        told = " ".join(str(error).split())[:MOST_TOLD]
+        raise UserError(f"evaluate.sets.{name}: {params.path} has a broken file ({type(error).__name__}: {told})") from None
 
 
 def _own_classes(name: str, params: EvalSetParams, project: Path) -> EvalSet:

@@ -1,0 +1,69 @@
+"""Damaged files crash nothing; `python -m benchmarks.fuzz` reads thousands of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import fuzz
+from benchmarks.damage import seeds
+
+FILES = {"picture": 1500, "webdataset": 200, "parquet": 200, "coco": 300, "flickr8k": 100}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "caption", "file_name", "split"]), inner),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return fuzz.readers(tmp_path_factory.mktemp("fuzzed"))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_whole_files_are_taken(kind: str, readers: Any) -> None:
+    assert {readers[kind](content) for content in seeds()[kind]} == {"taken"}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_damaged_files_crash_nothing(kind: str, readers: Any) -> None:
+    counts, finds = fuzz.fuzz(readers[kind], seeds()[kind], FILES[kind], seed=1)
+    assert [how for _, how in finds] == []
+    assert len(counts) > 1, "nothing was damaged, or all beyond reading"
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) below a JSON value."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(data=st.data())
+def test_json_of_another_form_crashes_nothing(data: st.DataObject, readers: Any) -> None:
+    (whole,) = seeds()["coco"]
+    told = json.loads(whole)
+    container, key = data.draw(st.sampled_from(places(told)))
+    container[key] = data.draw(JSON)
+    assert readers["coco"](json.dumps(told).encode()) in ("taken", "UserError")
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"{" * 10, b"\xff\xfe{}", b"null", b"[1]", b'{"images": [1]}'])
+def test_json_that_is_hard_to_read_is_the_users_mistake(content: bytes, readers: Any) -> None:
+    assert readers["coco"](content) == "UserError"
+
+
+def test_a_find_is_kept_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def read(content: bytes) -> str:
+        raise KeyError(len(content) // 10**9)
+
+    monkeypatch.setattr(fuzz, "readers", lambda folder: {"picture": read})
+    assert fuzz.main(["--files", "2", "--keep", str(tmp_path / "finds")]) == 1
+    assert "2 finds" in capsys.readouterr().out
+    assert [path.name for path in sorted((tmp_path / "finds").iterdir())] == ["picture-0000", "picture-0001"]
