@@ -142,7 +142,7 @@ class ParquetColumn:
             try:
                 with pq.ParquetFile(path) as file:
                     column = file.read_row_group(group, columns=[self._column]).column(0)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a column's name
                 raise UserError(f"{path}: its row group {group} cannot be read ({' '.join(str(error).split())})") from None
             for name in self._column.split(".")[1:]:
                 column = pa.chunked_array([chunk.field(name) for chunk in column.chunks], pa.binary())

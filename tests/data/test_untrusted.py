@@ -1,4 +1,4 @@
-"""Pictures of rare kinds become the records that they should; bombs are refused with a reason, little memory and little time."""
+"""Pictures and captions of rare kinds become the records that they should; bombs are refused with a reason, at little cost."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from oddkit import EVIL, HONEST, RED, chunk, png, saved, scans, turned
 from PIL import Image
+from preparekit import ListedSource, candidate, ingested, params_with
 
 from limoe.data import verify
+from limoe.data.prepared import Prepared
 from limoe.data.rgb import to_rgb
 from limoe.data.transforms import decode_uint8
 from limoe.data.verify import BadImage, measure
@@ -82,3 +85,35 @@ def test_a_grey_picture_of_16_bits_with_a_transparent_grey_is_a_picture() -> Non
     grey = png(20, 16, 16, 0, rows, chunk(b"tRNS", b"\x80\x00"))
     assert measure(grey, MAX_PIXELS) == (20, 16)
     assert to_rgb(Image.open(io.BytesIO(grey))).getpixel((0, 0)) == (255, 255, 255)
+
+
+STRANGE = {
+    "nul": "a\0cat",
+    "right to left": "\u05d7\u05ea\u05d5\u05dc \u202e on a sofa",
+    "emoji": "\U0001f468\U0001f3fd\u200d\U0001f9b0 waves \U0001f44b",
+    "marks": "e" + "\u0301" * 500,
+    "one word": "x" * 10_000,
+    "control": "\x01\x7f\u2028\ufeff",
+}
+WRONG = {
+    "megabyte": ("word " * 200_000, "caption-length"),
+    "megabyte in one word": ("x" * 1_000_000, "caption-length"),
+    "half a pair": ("cat \ud83d", "bad-caption"),
+    "spaces": ("\u3000 \t\n", "empty-caption"),
+}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_strange_caption_is_a_record_or_refused(tmp_path: Path, kind: str) -> None:
+    items = [candidate(name, captions=(caption,)) for name, caption in STRANGE.items()]
+    items += [candidate(name, captions=(caption,)) for name, (caption, _) in WRONG.items()]
+    params = params_with(f"prepare.tokenizer.kind={kind}", "prepare.tokenizer.vocab_size=200").prepare
+    ingested({"listed": ListedSource(items)}, params, tmp_path / "out")
+    prepared = Prepared(tmp_path / "out")
+    rows = prepared.table("train", ["key", "captions"]).to_pylist()
+    assert {row["key"]: row["captions"] for row in rows} == {name: [caption] for name, caption in STRANGE.items()}
+    rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert {row["key"]: row["reason"] for row in rejected} == {name: reason for name, (_, reason) in WRONG.items()}
+    for ids in prepared.tokenizer.encode(list(STRANGE.values()), 8):
+        assert 1 <= len(ids) <= 8
+        assert ids[-1] == prepared.tokenizer.eos_id
