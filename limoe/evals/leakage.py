@@ -8,7 +8,7 @@ Axes: N pictures of a set, T training pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,9 @@ import torch
 from limoe.data.duplicates import PLAIN, RADIUS, Hashes, first_near, hash_encoded
 from limoe.data.prepared import Prepared
 from limoe.data.repeats import Evaluated
+from limoe.data.rgb import UNDECODABLE
 from limoe.data.schema import TRAIN
+from limoe.errors import UserError
 from limoe.evals.encoder import Track
 from limoe.evals.pictures import PIECE, ParquetColumn, Pictures, content_hash
 from limoe.evals.seen import Leakage, Seen
@@ -38,15 +40,26 @@ class Hasher:
         self._store, self._track = Store(kept / key), track
 
     def __call__(self, pictures: Pictures, digests: Sequence[str], name: str) -> Hashes:
-        """uint64 of each picture, PIECE of which are in memory. digests: what names them."""
+        """uint64 of each picture, PIECE of which are in memory. digests: what names them. UserError if one cannot be decoded."""
 
         def compute() -> torch.Tensor:
             starts = range(0, len(pictures), PIECE)
             tracked = self._track(starts, f"{name}: perceptual hashes", len(starts))
-            hashes = [hash_encoded(image) for start in tracked for image in pictures.read(start, PIECE)]
+            hashes = [_hashed(image, digests[row], name) for start in tracked for row, image in _numbered(pictures, start)]
             return torch.from_numpy(np.array(hashes, dtype=np.uint64).view(np.int64))
 
         return self._store.get("hashes", content_hash(digests), compute).numpy().view(np.uint64)
+
+
+def _numbered(pictures: Pictures, start: int) -> Iterable[tuple[int, bytes]]:
+    return enumerate(pictures.read(start, PIECE), start)
+
+
+def _hashed(image: bytes, digest: str, name: str) -> int:
+    try:
+        return hash_encoded(image)
+    except UNDECODABLE as error:
+        raise UserError(f"{name}: the picture of SHA-256 {digest[:16]}... cannot be decoded: {error}") from None
 
 
 class TrainingPictures:
