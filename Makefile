@@ -42,6 +42,7 @@ bench: $(STAMP) ## install peers too, then measure this machine: some minutes ea
 	python -m benchmarks.step --json .limoe/bench/step.json
 	python -m benchmarks.contrastive --json .limoe/bench/contrastive.json
 	python -m benchmarks.checkpoints --json .limoe/bench/checkpoints.json
+	python -m benchmarks.loader --json .limoe/bench/loader.json
 
 sensitivity-docs: $(STAMP) ## rebuild docs/sensitivity.md and its pictures from the tables of trials beside them
 	python -m limoe.sweep.study_page

@@ -72,16 +72,16 @@ def peak_mib(case: Case, device: str, threads: int) -> float:
     learned = case.learned(torch.device(device))
     if device == "cpu":
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
-        before = _resident_kib("VmRSS")
+        before = resident_kib("VmRSS")
         case.run(learned)
-        return (_resident_kib("VmHWM") - before) / 1024
+        return (resident_kib("VmHWM") - before) / 1024
     torch.cuda.reset_peak_memory_stats(device)
     held = torch.cuda.memory_allocated(device)
     case.run(learned)
     return (torch.cuda.max_memory_allocated(device) - held) / MIB
 
 
-def _resident_kib(key: str) -> int:
+def resident_kib(key: str) -> int:
     """A line of /proc/self/status: VmRSS now, VmHWM at its highest. (getrusage's peak is inherited from the parent.)"""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

@@ -18,3 +18,6 @@ class Reported(Exception):
     def __init__(self, kind: Kind, sentence: str) -> None:
         super().__init__(sentence)
         self.kind = kind
+
+    def __reduce__(self) -> tuple[type[Reported], tuple[Kind, str]]:
+        return type(self), (self.kind, str(self))

@@ -45,6 +45,9 @@ class TableModel(nn.Module):
         self.batches.append(len(images_BCHW))
         return self.images_ND[images_BCHW[:, 0, 0, 0].long()]
 
+    def image_features(self, images_BCHW: Tensor) -> Tensor:
+        return 3 * self.encode_image(images_BCHW)
+
     def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
         self.batches.append(len(ids_BL))
         return self.texts_MD[ids_BL[:, 0]]

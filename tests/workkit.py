@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from limoe.errors import UserError
+from limoe.errors import Reported, UserError
 
 
 def double(number: int) -> int:
@@ -28,8 +28,15 @@ def refuse(number: int) -> int:
     return number
 
 
+class Odd(Exception):
+    """An exception that does not survive pickling."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} and {other}")
+
+
 def stumble(number: int) -> int:
-    return 1 // (number - 3)
+    raise {0: Odd("this", "that"), 1: FileNotFoundError(2, "gone"), 2: Reported("machine", "broke off")}[number]
 
 
 class Deadly:

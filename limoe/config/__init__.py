@@ -2,7 +2,7 @@
 
 from limoe.config.compare import CompareParams, FetchedModel, LocalModel
 from limoe.config.duplicates import DuplicateParams
-from limoe.config.evaluate import EvalSetParams, EvaluateParams, named_once
+from limoe.config.evaluate import EvalSetParams, EvaluateParams, ProbeParams, TrainPictures, named_once
 from limoe.config.filters import CaptionParams, ClipScoreParams, PictureParams
 from limoe.config.machine import MachineParams
 from limoe.config.model import AUX_TERMS, ClipParams, ModelParams, MoeParams, TowerParams
@@ -34,8 +34,10 @@ __all__ = [
     "Params",
     "PictureParams",
     "PrepareParams",
+    "ProbeParams",
     "Section",
     "TowerParams",
     "TrainParams",
+    "TrainPictures",
     "named_once",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,15 @@ from limoe.config.section import Section
 
 CLASSIFIED = ("imagenet", "folder", "parquet", "webdataset")  # kinds of test sets that may have classes
 CAPTIONED = ("coco", "flickr8k", "flickr30k")  # those with several captions a picture
+
+
+class TrainPictures(Section):
+    """Labelled pictures that the probes of a test set learn from. kind: by default that of the test set."""
+
+    path: str
+    kind: Literal["imagenet", "folder", "parquet", "webdataset"] | None = None
+    split: str | None = None
+    labels: str | None = None
 
 
 class EvalSetParams(Section):
@@ -24,15 +33,35 @@ class EvalSetParams(Section):
     classes: str | None = None
     templates: str | None = None
     subset: Literal["imagenet", "imagenet-a", "imagenet-r"] | None = None
+    train: TrainPictures | None = None
 
     @model_validator(mode="after")
     def _used(self) -> Self:
         readers = {"labels": ("imagenet",), "subset": ("imagenet",), "captions": CAPTIONED}
-        readers |= dict.fromkeys(("classes", "templates"), CLASSIFIED)
+        readers |= dict.fromkeys(("classes", "templates", "train"), CLASSIFIED)
         for key, kinds in readers.items():
             if getattr(self, key) is not None and self.kind not in kinds:
                 raise ValueError(f"{key} is of no use to the kind {self.kind}, but to {', '.join(kinds)}")
+        if self.train and self.train.labels and (self.train.kind or self.kind) != "imagenet":
+            raise ValueError("train.labels is of use to the kind imagenet alone")
         return self
+
+
+class ProbeParams(Section):
+    """Linear probes of pictures, where labelled training pictures are known (limoe/evals/probe.py)."""
+
+    shots: tuple[Annotated[int, Field(ge=1)], ...]
+    draws: int = Field(ge=1)
+    l2: float = Field(gt=0)
+    full_l2: tuple[Annotated[float, Field(gt=0)], ...]
+    held_out: float = Field(gt=0, lt=1)
+
+    @field_validator("shots", "full_l2")
+    @classmethod
+    def _once(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("must not name a value twice")
+        return values
 
 
 class EvaluateParams(Section):
@@ -43,6 +72,7 @@ class EvaluateParams(Section):
     templates: tuple[str, ...] = Field(min_length=1)
     calibration_bins: int = Field(ge=2)
     routing_pairs: int = Field(ge=0)
+    probe: ProbeParams
     sets: dict[str, EvalSetParams]
 
     @field_validator("templates")

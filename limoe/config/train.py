@@ -18,10 +18,13 @@ SHARED = (
     "steps",
     "batch",
     "mixture",
+    "shuffle_rows",
     "loss",
     "positives",
     "crop_scale",
     "color_jitter",
+    "flip",
+    "rand_augment",
     "export",
 )
 
@@ -64,6 +67,13 @@ class LrScales(Section):
     embeddings: float = Field(ge=0)
 
 
+class RandAugmentParams(Section):
+    """How pictures that may be cropped are changed besides (limoe/data/randaugment.py)."""
+
+    operations: int = Field(ge=0)
+    magnitude: int = Field(ge=0, le=30)
+
+
 class TrainParams(Section):
     """The training recipe."""
 
@@ -75,6 +85,7 @@ class TrainParams(Section):
     micro_batch: Literal["auto"] | int | None
     checkpoint_activations: bool
     mixture: dict[str, float] = Field(min_length=1)
+    shuffle_rows: int = Field(ge=1)
     optimizer: Literal["adamw", "adafactor", "muon"]
     lr: float = Field(gt=0)
     lr_scale: LrScales
@@ -96,6 +107,8 @@ class TrainParams(Section):
     compile: Literal["auto"] | bool
     crop_scale: float = Field(gt=0, le=1)
     color_jitter: float = Field(ge=0, lt=1)
+    flip: float = Field(ge=0, le=1)
+    rand_augment: RandAugmentParams
     max_bad_steps: int = Field(ge=1)
     checkpoints: CheckpointParams
     export: Literal["last", "best"]

@@ -13,8 +13,8 @@ from typing import Any
 
 from limoe.config import BalanceParams, ModelParams, MoeParams
 from limoe.data.capacity import Group
+from limoe.data.mixture import source_rows
 from limoe.data.prepared import Prepared
-from limoe.data.sampler import source_rows
 from limoe.data.schema import SELECTION_SPLITS, TRAIN
 from limoe.data.statistics import Duplicates, Lengths, Rows, Track, Validation, Vocabulary
 

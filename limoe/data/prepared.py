@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,15 @@ VERSION = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 REJECTED = "rejected.parquet"
+
+
+@dataclass(frozen=True)
+class RowGroupPlace:
+    """A row group: its shard, its number there, and its rows by source."""
+
+    file: str
+    number: int
+    sources: dict[str, int]
 
 
 class Prepared:
@@ -57,19 +69,47 @@ class Prepared:
         """Rows of `split` by source; UserError names the splits there are."""
         return dict(self._split(split)["sources"])
 
+    def shards(self, split: str) -> list[Path]:
+        """The files that hold the rows of `split`, in their order; UserError names the splits there are."""
+        return [self.root / shard["file"] for shard in self._split(split)["shards"]]
+
     def table(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of `split` (columns of schema.SCHEMA, all by default), in shard order; UserError names the splits there are."""
-        shards = [self.root / shard["file"] for shard in self._split(split)["shards"]]
+        shards = self.shards(split)
         wanted = None if columns is None else list(columns)
-        try:
+        with self._reading(f"a shard of {split!r}"):
             return pa.concat_tables([pq.read_table(shard, columns=wanted, partitioning=None) for shard in shards])
+
+    def row_groups(self, split: str) -> list[RowGroupPlace]:
+        """The row groups of `split` that have rows, in shard order; UserError names the splits there are.
+
+        Only the shards' footers are read, and the column `source` of a row group that has rows of several.
+        """
+        found = []
+        with self._reading(f"a shard of {split!r}"):
+            for shard in self._split(split)["shards"]:
+                with pq.ParquetFile(self.root / shard["file"]) as file:
+                    places = [RowGroupPlace(shard["file"], i, _sources(file, i)) for i in range(file.num_row_groups)]
+                found += [place for place in places if place.sources]
+        return found
+
+    def read_group(self, place: RowGroupPlace, columns: Sequence[str]) -> pa.Table:
+        """These columns of a row group, read with one thread."""
+        with self._reading(place.file), pq.ParquetFile(self.root / place.file) as file:
+            return file.read_row_group(place.number, list(columns), use_threads=False)
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """UserError if a shard is missing, or `what` is broken."""
+        try:
+            yield
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.root}: a shard that {MANIFEST} lists is missing ({error}); run `limoe prepare` again"
             ) from None
         except (pa.ArrowException, OSError) as error:  # Arrow tells some damage from others, and reports it as either
-            what = " ".join(str(error).split())
-            raise UserError(f"{self.root}: a shard of {split!r} is broken ({what}); run `limoe prepare` again") from None
+            detail = " ".join(str(error).split())
+            raise UserError(f"{self.root}: {what} is broken ({detail}); run `limoe prepare` again") from None
 
     def _split(self, split: str) -> dict[str, Any]:
         splits = self.manifest["splits"]
@@ -77,3 +117,12 @@ class Prepared:
             raise UserError(f"{self.root}: no split {split!r} in this prepared set; it has {', '.join(sorted(splits)) or 'none'}")
         found: dict[str, Any] = splits[split]
         return found
+
+
+def _sources(file: pq.ParquetFile, group: int) -> dict[str, int]:
+    """Rows of a row group by source: where the least and the greatest name are equal, nothing has to be read."""
+    metadata = file.metadata.row_group(group)
+    statistics = metadata.column(file.schema_arrow.get_field_index("source")).statistics
+    if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
+        return {statistics.min: metadata.num_rows}
+    return dict(Counter(file.read_row_group(group, ["source"], use_threads=False)["source"].to_pylist()))

@@ -1,36 +1,36 @@
 """Which rows make up each batch: a pure function of (seed, state), so that training resumes exactly.
 
-Every batch takes a fixed number of rows from each source (`mixture_counts`). A source runs through a new permutation of its rows
-each epoch. Two records that share a caption or a picture would be each other's false negatives, so they never meet in a batch:
-the second one waits in the source's backlog and goes first into the next batch. Nothing is lost or repeated: each epoch yields
-each row once; only its last rows may come a little later than the first ones of the next.
+Axes: P picks.
+
+Every batch takes a fixed number of rows from each source (limoe.data.mixture). A source runs through its rows in a new order each
+epoch (limoe.data.order). Two records that share a caption or a picture would be each other's false negatives, so they never meet
+in a batch: the second one waits in the source's backlog and goes first into the next batch. Nothing is lost or repeated: each
+epoch yields each row once; only its last rows may come a little later than the first ones of the next.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from limoe.data.tokenizer import fold
+from limoe.data.keyed import CAPTION, SHUFFLE, stream, uniform
+from limoe.data.rowgroups import Marks, Row, SourceRows
 from limoe.errors import UserError
 
-ORDER, CAPTION, SHUFFLE, AUGMENT = range(4)  # purposes of random streams: the same seed gives each its own
 
-
-class Pick(NamedTuple):
-    """One row of a batch: index of the source, row and epoch within it, and which of its captions."""
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One row of a batch: index of its source, epoch and index of the row within it, which of its captions, and what it is."""
 
     source: int
-    row: int
     epoch: int
+    index: int
     caption: int
+    row: Row
 
 
 class Cursor(NamedTuple):
@@ -57,72 +57,15 @@ class State(NamedTuple):
         return cls(values["step"], tuple(cursors))
 
 
-def mixture_counts(mixture: Mapping[str, float], batch: int) -> dict[str, int]:
-    """Rows of a batch by source, in the order of `mixture`: shares normalised, largest remainders rounded up (ties: the first).
-
-    Sources of share 0 are left out; UserError if a positive share is too small for a single row.
-
-    >>> mixture_counts({"a": 2, "b": 1, "c": 0}, 8)
-    {'a': 5, 'b': 3}
-    """
-    shares = {name: share for name, share in mixture.items() if share > 0}
-    exact = {name: batch * share / sum(shares.values()) for name, share in shares.items()}
-    counts = {name: int(rows) for name, rows in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
-    for name in by_remainder[: batch - sum(counts.values())]:
-        counts[name] += 1
-    for name, rows in counts.items():
-        if rows == 0:
-            raise UserError(
-                f"train.mixture.{name} = {mixture[name]} is less than a row of a batch of {batch}; set it to 0 or higher"
-            )
-    return counts
-
-
-def source_rows(sources_R: Sequence[str], names: Sequence[str]) -> list[NDArray[np.int64]]:
-    """For each of `names` the rows of that source; UserError if there are none, naming the sources there are."""
-    source_R = np.array(sources_R, dtype=object)
-    for name in names:
-        if not (source_R == name).any():
-            there = ", ".join(sorted(set(source_R))) or "none"
-            raise UserError(f"train.mixture.{name}: the prepared set has no training rows of that source; it has some of {there}")
-    return [np.flatnonzero(source_R == name) for name in names]
-
-
-@dataclass(frozen=True)
-class Source:
-    """The training rows of one source as the sampler sees them.
-
-    caption_counts_R: captions of each row. marks_R: what no two rows of a batch may share, folded captions (str) and the hash of
-    the picture (bytes).
-    """
-
-    name: str
-    caption_counts_R: NDArray[np.int64]
-    marks_R: Sequence[frozenset[str | bytes]]
-
-    @classmethod
-    def of(cls, name: str, captions_RK: Sequence[Sequence[str]], sha256_R: Sequence[str]) -> Source:
-        """From each row's captions (at least one) and the hex digest of its picture."""
-        counts_R = np.array([len(captions) for captions in captions_RK], dtype=np.int64)
-        pairs = zip(captions_RK, sha256_R, strict=True)
-        return cls(name, counts_R, [frozenset([*map(fold, captions), bytes.fromhex(digest)]) for captions, digest in pairs])
-
-    @property
-    def rows(self) -> int:
-        """Number of training rows."""
-        return len(self.marks_R)
-
-
 class Sampler:
-    """The plan of all batches. Holds no position: `draw` maps a state to a batch and the next state."""
+    """The plan of all batches. `draw` maps a state to a batch and the next state; which rows are in memory changes neither."""
 
-    def __init__(self, sources: Sequence[Source], counts: Sequence[int], seed: int, steps: int) -> None:
-        """`counts`: rows of each source in a batch. UserError where `steps` batches of so many rows cannot be kept apart."""
+    def __init__(self, sources: Sequence[SourceRows], counts: Sequence[int], seed: int, steps: int) -> None:
+        """`counts`: rows of each source in a batch. UserError where `steps` such batches are known not to be kept apart."""
         for source, count in zip(sources, counts, strict=True):
             check_apart(source, count, steps)
         self.sources, self.counts, self.seed = tuple(sources), tuple(counts), seed
-        self._epoch = lru_cache(maxsize=3 * len(self.sources))(self._draw_epoch)
+        self._waiting: list[dict[int, Row]] = [{} for _ in sources]  # the rows of the last backlogs
 
     @property
     def start(self) -> State:
@@ -136,72 +79,87 @@ class Sampler:
         cursors = []
         for number, cursor in enumerate(state.cursors):
             rows, cursor = self._fill(number, cursor, taken)
-            picks += [Pick(number, row, epoch, int(self._epoch(number, epoch)[1][row])) for epoch, row in rows]
+            picks += self._with_captions(number, rows)
             cursors.append(cursor)
         order = stream(self.seed, SHUFFLE, state.step).permutation(len(picks))
         return [picks[i] for i in order], State(state.step + 1, tuple(cursors))
 
-    def _fill(self, number: int, cursor: Cursor, taken: set[str | bytes]) -> tuple[list[tuple[int, int]], Cursor]:
-        """(epoch, row) of this source's part of a batch: the backlog first, then new rows. `taken` grows by their marks."""
+    def _fill(self, number: int, cursor: Cursor, taken: set[str | bytes]) -> tuple[list[tuple[int, int, Row]], Cursor]:
+        """(epoch, index, row) of this source's part of a batch, the backlog first. `taken` grows by their marks."""
         source, wanted = self.sources[number], self.counts[number]
-        chosen: list[tuple[int, int]] = []
-        waiting: list[tuple[int, int]] = []
+        chosen: list[tuple[int, int, Row]] = []
+        waiting: list[tuple[int, int, Row]] = []
 
-        def offer(epoch: int, row: int) -> None:
-            marks = source.marks_R[row]
-            if len(chosen) < wanted and taken.isdisjoint(marks):
-                chosen.append((epoch, row))
-                taken.update(marks)
+        def offer(epoch: int, index: int, row: Row) -> None:
+            if len(chosen) < wanted and taken.isdisjoint(row.marks):
+                chosen.append((epoch, index, row))
+                taken.update(row.marks)
             else:
-                waiting.append((epoch, row))
+                waiting.append((epoch, index, row))
 
-        for epoch, row in cursor.backlog:
-            offer(epoch, row)
+        there = self._waiting[number]
+        there |= source.fetch({index for _, index in cursor.backlog} - there.keys())
+        for epoch, index in cursor.backlog:
+            offer(epoch, index, there[index])
         drawn = cursor.drawn
         while len(chosen) < wanted:
-            if drawn - cursor.drawn > 2 * source.rows:
-                raise UserError(
-                    f"source {source.name!r}: found no {wanted} rows without a caption or picture in common with each other "
-                    "or the rest of the batch; lower train.batch or the source's share in train.mixture"
-                )
-            epoch, index = divmod(drawn, source.rows)
-            offer(epoch, int(self._epoch(number, epoch)[0][index]))
-            drawn += 1
-        return chosen, Cursor(drawn, tuple(waiting))
+            if len(waiting) > 2 * (source.order.largest + wanted):
+                raise UserError(_crowded(source.name, wanted, [row.marks for _, _, row in waiting]))
+            stretch = source.order.stretch(drawn, wanted - len(chosen))
+            source.hold([*stretch.groups, *stretch.soon])
+            for index in stretch.rows_I.tolist():
+                offer(stretch.epoch, index, source.row(index))
+            drawn += len(stretch.rows_I)
+        self._waiting[number] = {index: row for _, index, row in waiting}
+        return chosen, Cursor(drawn, tuple((epoch, index) for epoch, index, _ in waiting))
 
-    def _draw_epoch(self, number: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(order of the rows, caption of each row) of one epoch of a source; they depend on no other source."""
-        source = self.sources[number]
-        name = int.from_bytes(hashlib.sha256(source.name.encode()).digest()[:8])
-        order_R = stream(self.seed, ORDER, name, epoch).permutation(source.rows)
-        uniform_R = stream(self.seed, CAPTION, name, epoch).random(source.rows)
-        return order_R, (uniform_R * source.caption_counts_R).astype(np.int64)
-
-
-def stream(seed: int, purpose: int, *keys: int) -> np.random.Generator:
-    """The random stream of (seed, purpose, keys): independent of every other one, and of what was drawn before."""
-    return np.random.default_rng([seed, purpose, *keys])
+    def _with_captions(self, number: int, rows: Sequence[tuple[int, int, Row]]) -> list[Pick]:
+        """One caption of each, drawn by (row, epoch)."""
+        epoch_P, index_P = np.array([item[:2] for item in rows]).T
+        chance_P = uniform(index_P, epoch_P, self.seed, CAPTION, self.sources[number].order.key)
+        drawn = (chance_P * [len(row.captions) for _, _, row in rows]).astype(int).tolist()
+        return [Pick(number, epoch, index, caption, row) for (epoch, index, row), caption in zip(rows, drawn, strict=True)]
 
 
-def check_apart(source: Source, count: int, steps: int) -> None:
+def check_apart(source: SourceRows, count: int, steps: int) -> None:
     """UserError if `steps` batches of `count` rows of `source` cannot keep equal captions and pictures apart.
 
     A mark on m of the R rows comes up m * count / R times a batch, and only one finds room: what exceeds 1 adds to the backlog. A
-    little excess only leaves a few rows waiting at the end; refused is a backlog that would outgrow the whole source.
+    little excess only leaves a few rows waiting at the end; refused is a backlog that would outgrow the whole source. Only a
+    source that fits into a window is looked at: a larger one is refused when its backlog has outgrown two windows.
     """
-    if source.rows < count:
+    order = source.order
+    if order.rows < count:
         raise UserError(
-            f"a batch takes {count} rows of source {source.name!r}, which has only {source.rows} training rows; "
+            f"a batch takes {count} rows of source {source.name!r}, which has only {order.rows} training rows; "
             "lower train.batch or the source's share in train.mixture"
         )
-    rows_of = Counter(mark for marks in source.marks_R for mark in marks)
-    waiting = steps * sum(max(0.0, rows * count / source.rows - 1) for rows in rows_of.values())
-    if waiting > source.rows:
-        most = max(rows_of.values())
-        mark = min((mark for mark, rows in rows_of.items() if rows == most), key=str)
-        what = f"the caption {mark!r}" if isinstance(mark, str) else "one picture"
+    if order.largest < order.rows:
+        return
+    rows_of = Counter(mark for marks in source.marks(order.stretch(0, 1).groups) for mark in marks)
+    waiting = steps * sum(max(0.0, rows * count / order.rows - 1) for rows in rows_of.values())
+    if waiting > order.rows:
+        what, most = _commonest(rows_of)
         raise UserError(
-            f"a batch takes {count} rows of source {source.name!r}, but {what} stands on {most} of its {source.rows} "
-            f"training rows: with equal ones apart that leaves {source.rows // most} rows a batch; lower train.batch or the "
+            f"a batch takes {count} rows of source {source.name!r}, but {what} stands on {most} of its {order.rows} "
+            f"training rows: with equal ones apart that leaves {order.rows // most} rows a batch; lower train.batch or the "
             "source's share in train.mixture, or write captions that tell the pictures apart"
         )
+
+
+def _crowded(name: str, count: int, marks: Iterable[Marks]) -> str:
+    """What to say when ever more rows wait."""
+    waiting = list(marks)
+    what, most = _commonest(Counter(mark for its in waiting for mark in its))
+    return (
+        f"source {name!r}: found no {count} rows without a caption or picture in common with each other or the rest of the "
+        f"batch; {what} stands on {most} of {len(waiting)} rows that wait; lower train.batch or the source's share in "
+        "train.mixture, or write captions that tell the pictures apart"
+    )
+
+
+def _commonest(rows_of: Counter[str | bytes]) -> tuple[str, int]:
+    """The mark on the most rows in words (the first by name of equals), and on how many it is."""
+    most = max(rows_of.values())
+    mark = min((mark for mark, rows in rows_of.items() if rows == most), key=str)
+    return f"the caption {mark!r}" if isinstance(mark, str) else "one picture", most

@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 30  # for the answer of a Dask scheduler
 
 
 class TaskFailed(Exception):
-    """What went wrong with a task, named in the message; the exception itself is the cause."""
+    """What went wrong with a task that is nobody's fault but ours; the message names both."""
 
 
 class Workers(Protocol):
@@ -37,8 +37,8 @@ class Workers(Protocol):
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """function(task) of each task, in the order in which they are done; `tasks` is read as far as there are hands.
 
-        What the function raises ends it, with the task's name before the message: UserError as one, all else as TaskFailed.
-        Reported if the process that does a task is killed, and so is the next one that tries it.
+        What the function raises ends it, with the task's name before the message: UserError as one, what is the machine's fault
+        as Reported, all else as TaskFailed. Reported, too, if a task's process is killed, and the next one that tries it as well.
         """
 
 
@@ -48,11 +48,7 @@ class Here:
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """One after the other."""
         for task in tasks:
-            try:
-                result = function(task)
-            except Exception as error:
-                raise _failure(task, error) from error
-            yield result
+            yield _done(function, task)
 
 
 class Elsewhere(ABC):
@@ -193,7 +189,7 @@ def _gather(
         most = width()
         while not lost and len(running) < most and (task := next(tasks, None)) is not None:
             try:
-                running[executor.submit(function, task)] = task
+                running[executor.submit(_done, function, task)] = task
             except BrokenExecutor:
                 lost.append(task)
         if not running:
@@ -203,17 +199,22 @@ def _gather(
             error = future.exception()
             if isinstance(error, BrokenExecutor) or type(error).__name__ == KILLED:
                 lost.append(task)
-            elif error is not None:
-                raise _failure(task, error) from error
             else:
                 yield future.result()
 
 
-def _failure(task: object, error: BaseException) -> Exception:
-    """The same with the task's name."""
-    if isinstance(error, UserError):
-        return UserError(f"{task}: {error}")
-    return TaskFailed(f"{task}: {type(error).__name__}: {error}")
+def _done(function: Callable[[Task], Result], task: Task) -> Result:
+    """function(task). What goes wrong is raised as one of three exceptions that travel between processes, which not all do."""
+    try:
+        return function(task)
+    except UserError as error:
+        raise UserError(f"{task}: {error}") from error
+    except Reported as error:
+        raise Reported(error.kind, f"{task}: {error}") from error
+    except (OSError, MemoryError) as error:
+        raise Reported("machine", f"{task}: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise TaskFailed(f"{task}: {type(error).__name__}: {error}") from error
 
 
 def _killed(task: object) -> Reported:

@@ -6,7 +6,7 @@ other seeds differ too, and with one seed each nothing here can see it.
 Items that belong together (the skin tones of one concept) are hit or missed together, so whole groups are resampled, and whole
 groups change sides in the paired test. McNemar's test, which takes items as independent, would find differences there where there
 are none. Where each group holds one item, items are independent, and McNemar's exact test is used: the sign flips of such groups
-are the same test by sampling.
+are the same test by sampling. Values between 0 and 1 (a share of several draws) are flipped too: McNemar's counts hits alone.
 
 Axes: N items, G groups, C columns of values, R resamples or sign patterns, B bins.
 """
@@ -164,8 +164,8 @@ def verdict(difference: float, interval: Interval, p_holm: float) -> str:
 @dataclass(frozen=True)
 class Paired:
     """One model against another on the same N items. difference and interval: of the share of hits, first minus second (-1..1).
-    wins, losses: items that only the first, only the second hits. p: of `test`. p_holm: p adjusted for its family. test: MCNEMAR
-    where each group holds one item, else SIGN_FLIPS."""
+    wins, losses: items that only the first, only the second hits (more often). p: of `test`. p_holm: p adjusted for its family.
+    test: MCNEMAR where each group holds one item and every value is 0 or 1, else SIGN_FLIPS."""
 
     difference: float
     interval: Interval
@@ -183,11 +183,11 @@ class Paired:
 
 
 def paired(first_N: Array, second_N: Array, resampler: Resampler) -> Paired:
-    """The comparison of two models' hits (0 or 1) on the same items; p_holm is p until `adjust` sees the family."""
+    """The comparison of two models' hits (0 to 1) on the same items; p_holm is p until `adjust` sees the family."""
     interval = _difference_interval(first_N - second_N, resampler)
     wins, losses = int((first_N > second_N).sum()), int((first_N < second_N).sum())
-    test = MCNEMAR if resampler.single else SIGN_FLIPS
-    p = mcnemar(wins, losses) if resampler.single else resampler.sign_flip(first_N - second_N)
+    exact = resampler.single and bool(np.isin([first_N, second_N], [0, 1]).all())
+    test, p = (MCNEMAR, mcnemar(wins, losses)) if exact else (SIGN_FLIPS, resampler.sign_flip(first_N - second_N))
     return Paired(float((first_N - second_N).mean()), interval, wins, losses, len(first_N), p, p, test)
 
 

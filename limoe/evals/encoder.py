@@ -1,6 +1,7 @@
-"""A model seen by evaluators: pictures and texts in, unit vectors out; each is encoded once, however many evaluators ask.
+"""A model seen by evaluators: pictures and texts in, unit vectors out, each encoded once, however many evaluators ask; and the
+features that probes learn from.
 
-Axes: N pictures, M texts, B batch, D embedding, L text length, C channels, H height, W width in px.
+Axes: N pictures, M texts, B batch, D embedding, F features, L text length, C channels, H height, W width in px.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class TwoModalities(Protocol):
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
         """(B, D) float32 embeddings of preprocessed pictures."""
 
+    def image_features(self, images_BCHW: Tensor) -> Tensor:
+        """(B, F) float32: what a picture's embedding is projected from, or the embedding where there is no projection."""
+
     def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
         """(B, D) float32 embeddings of padded token ids."""
 
@@ -42,8 +46,8 @@ class Encoder:
     """A model with its tokenizer and preprocessing.
 
     tokenize: texts to int64 ids (B, L). preprocess: encoded bytes to a float32 (C, H, W) tensor. batch: pictures or texts at
-    a time. track: wraps the loop over batches (starts, what they are, how many), for a progress bar. store: where embeddings are
-    kept beyond this process, if anywhere.
+    a time. track: wraps a loop (its steps, what they are, how many), for a progress bar. store: where embeddings are kept beyond
+    this process, if anywhere.
     """
 
     def __init__(
@@ -71,8 +75,15 @@ class Encoder:
     def images(self, data: EvalSet) -> Tensor:
         """float32 (N, D), unit length, in the set's order; remembered by the set's name."""
         if data.name not in self._images:
-            self._images[data.name] = self._kept("images", lambda: data.hash, lambda: self._encode_set(data))
+            encode = self._model.encode_image
+            found_ND = self._kept("images", lambda: data.hash, lambda: F.normalize(self._encode_set(data, encode), dim=1))
+            self._images[data.name] = found_ND
         return self._images[data.name]
+
+    @torch.inference_mode()
+    def features(self, data: EvalSet) -> Tensor:
+        """float32 (N, F), in the set's order: what the pictures' embeddings are projected from, as it comes."""
+        return self._kept("features", lambda: data.hash, lambda: self._encode_set(data, self._model.image_features))
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -88,25 +99,28 @@ class Encoder:
     def _kept(self, kind: str, content: Callable[[], str], compute: Callable[[], Tensor]) -> Tensor:
         return compute() if self._store is None else self._store.get(kind, content(), compute).to(self._device)
 
-    def _starts(self, count: int, what: str) -> Iterable[int]:
-        steps = range(0, count, self._batch)
+    def tracked(self, steps: Sequence[int], what: str) -> Iterable[int]:
+        """The steps of something that takes its time, behind a progress bar if there is one."""
         return steps if self._track is None else self._track(steps, what, len(steps))
+
+    def _starts(self, count: int, what: str) -> Iterable[int]:
+        return self.tracked(range(0, count, self._batch), what)
 
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:
         pieces = [
             self._model.encode_text(self._tokenize(texts[start : start + self._batch]).to(self._device)).float()
             for start in self._starts(len(texts), "texts")
         ]
-        return self._unit(torch.cat(pieces), "texts")
+        return F.normalize(_finite(torch.cat(pieces), "texts"), dim=1)
 
-    def _encode_set(self, data: EvalSet) -> Tensor:
-        pieces = [self._encode_images(data, start) for start in self._starts(len(data), f"{data.name}: pictures")]
-        return self._unit(torch.cat(pieces), f"pictures of {data.name}")
+    def _encode_set(self, data: EvalSet, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        starts = self._starts(len(data), f"{data.name}: pictures")
+        pieces = [encode(self._decode_batch(data, start).to(self._device)).float() for start in starts]
+        return _finite(torch.cat(pieces), f"pictures of {data.name}")
 
-    def _encode_images(self, data: EvalSet, start: int) -> Tensor:
+    def _decode_batch(self, data: EvalSet, start: int) -> Tensor:
         encoded = data.images.read(start, self._batch)
-        images_BCHW = torch.stack([self._decode(image, data, start + row) for row, image in enumerate(encoded)])
-        return self._model.encode_image(images_BCHW.to(self._device)).float()
+        return torch.stack([self._decode(image, data, start + row) for row, image in enumerate(encoded)])
 
     def _decode(self, image: bytes, data: EvalSet, row: int) -> Tensor:
         try:
@@ -114,8 +128,9 @@ class Encoder:
         except UserError as error:
             raise UserError(f"{data.name}, {data.keys[row]}: {error}") from None
 
-    def _unit(self, x_ND: Tensor, what: str) -> Tensor:
-        broken = int((~torch.isfinite(x_ND).all(1)).sum())
-        if broken:  # every comparison with NaN is false, so that a broken model would rank first everywhere
-            raise UserError(f"the model's embeddings of {broken} of {len(x_ND)} {what} are not finite: its weights are broken")
-        return F.normalize(x_ND, dim=1)
+
+def _finite(x_ND: Tensor, what: str) -> Tensor:
+    broken = int((~torch.isfinite(x_ND).all(1)).sum())
+    if broken:  # every comparison with NaN is false, so that a broken model would rank first everywhere
+        raise UserError(f"the model's embeddings of {broken} of {len(x_ND)} {what} are not finite: its weights are broken")
+    return x_ND

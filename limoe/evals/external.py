@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from limoe.config import EvalSetParams
+from limoe.config import EvalSetParams, TrainPictures
 from limoe.errors import UserError
 from limoe.evals import captioned, imagenet
 from limoe.evals.classes import Classes, in_order, read_classes, read_mapping, read_templates
@@ -20,14 +20,14 @@ from limoe.evals.sets import EvalSet
 BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError, RecursionError, AttributeError, TypeError)  # the last two: odd JSON
 MOST_TOLD = 300  # characters of what a library says
 VALIDATION = ("val", "validation", "ILSVRC2012_img_val")  # what people call the folder that holds ImageNet's
+TRAINING = ("train", "ILSVRC2012_img_train")
 
 
 def open_set(name: str, params: EvalSetParams, project: Path) -> EvalSet:
     """The set `evaluate.sets.<name>`; no picture is opened yet. UserError in one sentence if it is not as its kind has to be."""
     try:
-        if not (project / params.path).exists():
-            raise UserError(f"{project / params.path}: no such file or folder")
-        return KINDS[params.kind](name, params, project)
+        data = KINDS[params.kind](name, params, project)
+        return data if params.train is None else replace(data, train=_training(data, params, params.train, project))
     except UserError as error:
         raise UserError(f"evaluate.sets.{name}: {error}") from None
     except BROKEN as error:
@@ -72,11 +72,38 @@ def _imagenet(name: str, params: EvalSetParams, project: Path) -> EvalSet:
     return _eval_set(name, replace(layout, labels=labels), {wnid: (imagenet.names()[wnid],) for wnid in candidates}, prompts)
 
 
-def _open_layout(params: EvalSetParams, project: Path) -> Layout:
-    """By kind; ImageNet's layout is found out, in its validation folder if there is one: archives may lie beside it."""
+def _training(data: EvalSet, params: EvalSetParams, train: TrainPictures, project: Path) -> EvalSet:
+    """The pictures that the set's probes learn from: those of its classes, each of which must have one.
+
+    Numbers of ImageNet's count all its classes, whichever of them are tested.
+    """
+    if all(label is None for label in data.labels):
+        raise UserError("train is of no use: the pictures of the set have no labels")
+    told = EvalSetParams(path=train.path, kind=train.kind or params.kind, split=train.split, labels=train.labels)
+    layout, labels = _open_layout(told, project, TRAINING), data.candidates
+    one_place = _root(told, project, TRAINING).resolve() == _root(params, project, VALIDATION).resolve()
+    if one_place and not set(layout.keys).isdisjoint(data.keys):
+        raise UserError("train names the pictures that are tested; give another path or split")
+    if told.kind == "imagenet" and params.classes is None:
+        layout = replace(layout, labels=tuple(imagenet.to_wnids([str(label) for label in layout.labels], layout.where, None)))
+    if absent := sorted(set(labels) - set(layout.labels)):
+        raise UserError(f"train: {layout.where} has no picture of the class {absent[0]!r}")
+    known = set(labels)
+    return _eval_set(f"{data.name}/train", layout.take([row for row, label in enumerate(layout.labels) if label in known]))
+
+
+def _root(params: EvalSetParams, project: Path, folders: Sequence[str]) -> Path:
+    """Where the pictures are; for ImageNet's the first of these folders in the path, if there is one."""
     root = project / params.path
-    if params.kind == "imagenet":
-        root = next((root / folder for folder in VALIDATION if (root / folder).is_dir()), root)
+    if not root.exists():
+        raise UserError(f"{root}: no such file or folder")
+    found = [root / folder for folder in folders if (root / folder).is_dir()]
+    return found[0] if found and params.kind == "imagenet" else root
+
+
+def _open_layout(params: EvalSetParams, project: Path, folders: Sequence[str] = VALIDATION) -> Layout:
+    """By kind; ImageNet's layout is found out, in one of its `folders` if there is one: archives may lie beside it."""
+    root = _root(params, project, folders)
     if params.labels:
         return flat_folder(root, project / params.labels)
     if params.kind == "parquet" or (params.kind == "imagenet" and holds(root, ".parquet")):

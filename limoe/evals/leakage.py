@@ -93,8 +93,7 @@ class TrainingPictures:
 
     @cached_property
     def _hashes_T(self) -> Hashes:
-        shards = [self._prepared.root / shard["file"] for shard in self._prepared.manifest["splits"][TRAIN]["shards"]]
-        return self._hasher(ParquetColumn(shards, "image"), self._told["sha256"], TRAIN)
+        return self._hasher(ParquetColumn(self._prepared.shards(TRAIN), "image"), self._told["sha256"], TRAIN)
 
 
 def evaluated_pictures(sets: Sequence[EvalSet], hasher: Hasher | None) -> Evaluated:

@@ -6,7 +6,7 @@ Axes: N items.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from limoe.evals.pictures import Column, Pictures, content_hash, digests
+from limoe.evals.pictures import Column, Part, Pictures, content_hash, digests
 from limoe.files import sha256_json
 
 COLUMNS = ["key", "image", "captions", "label", "split_group"]
@@ -38,7 +38,8 @@ class EvalSet:
 
     images: encoded bytes, read a batch at a time. classes: the candidates of zero-shot classification in their order, label to
     names; by default the labels that occur, each its own name. prompts: ensembles of templates by name, of which `""` is
-    reported under the set's own; by default `evaluate.templates`.
+    reported under the set's own; by default `evaluate.templates`. train: labelled pictures, of each class one at least, that
+    linear probes learn from; without them there are no probes.
     """
 
     name: str
@@ -49,6 +50,7 @@ class EvalSet:
     groups: tuple[str, ...]
     classes: Mapping[str, tuple[str, ...]] | None = None
     prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    train: EvalSet | None = None
 
     @classmethod
     def of(cls, name: str, table: pa.Table) -> EvalSet:
@@ -65,6 +67,17 @@ class EvalSet:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, rows: Sequence[int]) -> EvalSet:
+        """Some of the pictures."""
+        return replace(
+            self,
+            keys=tuple(self.keys[row] for row in rows),
+            images=Part(self.images, rows),
+            captions=tuple(self.captions[row] for row in rows),
+            labels=tuple(self.labels[row] for row in rows),
+            groups=tuple(self.groups[row] for row in rows),
+        )
+
     @cached_property
     def digests(self) -> list[str]:
         """Hex SHA-256 of each picture."""
@@ -80,6 +93,11 @@ class EvalSet:
     def labelled(self) -> list[int]:
         """Rows that have a label: what zero-shot classification can score."""
         return [row for row, label in enumerate(self.labels) if label is not None]
+
+    @property
+    def candidates(self) -> list[str]:
+        """The labels that a picture may have, in a fixed order."""
+        return list(self.classes) if self.classes is not None else sorted({label for label in self.labels if label is not None})
 
     @property
     def captioned(self) -> bool:

@@ -16,6 +16,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from limoe.config import ClipParams, TowerParams
@@ -106,6 +107,11 @@ class Clip(nn.Module):
         with self._attention(images_BCHW.device):
             return _finish(self.clip.encode_image(images_BCHW), normalize)
 
+    def image_features(self, images_BCHW: Tensor) -> Tensor:
+        """float32 (B, D): what the images' embeddings are projected from."""
+        with self._attention(images_BCHW.device):
+            return unprojected(self.clip.visual, images_BCHW)
+
     def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
         """float32 (B, V) embeddings of captions as padded ids, of at most the text length; shorter ones are padded to it."""
         ids_BL = F.pad(ids_BL, (0, self.text_length - ids_BL.shape[1]), value=PAD_ID)
@@ -117,6 +123,19 @@ class Clip(nn.Module):
         blocks are computed again: that happens outside of this context, and must use the same one."""
         plain = device.type == "cpu" and not self.clip.transformer.grad_checkpointing
         return cast(AbstractContextManager[None], sdpa_kernel(SDPBackend.MATH)) if plain else nullcontext()
+
+
+def unprojected(visual: nn.Module, images_BCHW: Tensor) -> Tensor:
+    """float32 (B, D): what an image tower of open_clip's projects; its embedding where no projection stands apart (a ResNet's
+    pools and projects at once)."""
+    if isinstance(trunk := getattr(visual, "trunk", None), nn.Module):  # one of timm's; what follows it is the projection
+        found = trunk(images_BCHW)
+    elif isinstance(projection := getattr(visual, "proj", None), Tensor):
+        identity = torch.eye(len(projection), dtype=projection.dtype, device=projection.device)
+        found = functional_call(visual, {"proj": identity}, images_BCHW)
+    else:
+        found = visual(images_BCHW)
+    return cast(Tensor, found[0] if isinstance(found, tuple) else found).float()  # CoCa's towers return their tokens, too
 
 
 def _finish(embedding_BV: Tensor, normalize: bool) -> Tensor:

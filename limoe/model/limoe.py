@@ -135,6 +135,12 @@ class Limoe(nn.Module):
         x_TD, _ = self.encoder(self.embed_images(images_BCHW), layout, None)
         return self.pool_images(x_TD, layout, normalize)
 
+    def image_features(self, images_BCHW: Tensor) -> Tensor:
+        """float32 (B, D): what the images' embeddings are projected from."""
+        layout = Layout.of(len(images_BCHW), self.tower.image_tokens, None, images_BCHW.device)
+        x_TD, _ = self.encoder(self.embed_images(images_BCHW), layout, None)
+        return _mean_patch(x_TD, layout).float()
+
     def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
         """float32 (B, V) embeddings of captions as padded token ids (int64), as open_clip's method of this name."""
         ids_N, lengths_B = flat_ids(ids_BL)
@@ -160,8 +166,7 @@ class Limoe(nn.Module):
 
     def pool_images(self, x_TD: Tensor, layout: Layout, normalize: bool = True) -> Tensor:
         """(B * P, D) -> (B, V): the mean over an image's patches, projected."""
-        pooled_BD = x_TD.view(layout.images, layout.patches, -1).mean(1)
-        return _finish(self.image_projection(pooled_BD), normalize)
+        return _finish(self.image_projection(_mean_patch(x_TD, layout)), normalize)
 
     def pool_text(self, x_TD: Tensor, layout: Layout, normalize: bool = True) -> Tensor:
         """(N, D) -> (B, V): the mean over a caption's tokens, projected."""
@@ -169,6 +174,10 @@ class Limoe(nn.Module):
         x_BLD = layout.text.pad(x_TD)
         pooled_BD = x_BLD.sum(1) / layout.text.mask_BL.sum(1, keepdim=True)
         return _finish(self.text_projection(pooled_BD), normalize)
+
+
+def _mean_patch(x_TD: Tensor, layout: Layout) -> Tensor:
+    return x_TD.view(layout.images, layout.patches, -1).mean(1)
 
 
 def _finish(embedding_BV: Tensor, normalize: bool) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
+from limoe.evals.metrics import LINEAR_PROBE
+
 MODELS = {"limoe": "LIMoE", "dense": "Dense tower", "clip": "CLIP"}  # those that are trained here; others keep their names
 IN_SENTENCES = {"limoe": "LIMoE", "dense": "the dense tower", "clip": "CLIP"}
 WHAT_THEY_ARE = {
@@ -100,6 +102,17 @@ WORDS = {
     ),
     "gate confidence": "Mean over tokens of the largest probability that the router gives an expert.",
 }
+
+
+def metric_name(metric: str) -> str:
+    """What a metric is called in tables.
+
+    >>> metric_name("top1"), metric_name("10-shot"), metric_name("linear-probe")
+    ('top-1', '10-shot probe', 'linear probe, all pictures')
+    """
+    if metric in METRICS:
+        return METRICS[metric]
+    return "linear probe, all pictures" if metric == LINEAR_PROBE else f"{metric} probe"
 
 
 def title(name: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from limoe.config import CompareParams
 from limoe.data.schema import SELECTION_SPLITS
 from limoe.evals.compare import Interval, Paired, Resampler, adjust, calibration_interval, mean_intervals, paired
+from limoe.evals.metrics import is_probe
 from limoe.report.evidence import Evidence
 
 FAMILIES = (("top1", "top5", "per_class"), ("i2t_r1", "i2t_r5", "i2t_r10"), ("t2i_r1", "t2i_r5", "t2i_r10"))
@@ -79,16 +80,21 @@ def measure(evidence: Sequence[Evidence], params: CompareParams, bins: int) -> l
     found = [
         measured
         for name in sets_of(evidence)
-        for metrics in FAMILIES
-        if (name, metrics[0]) in evidence[0].items
+        for metrics in (*FAMILIES, probes(evidence[0], name))
+        if metrics and (name, metrics[0]) in evidence[0].items
         for measured in _measure_family(evidence, name, metrics, params, bins)
     ]
     order = [one.name for one in evidence]
     return sorted(found, key=lambda measured: order.index(measured.model))
 
 
-def duels(evidence: Sequence[Evidence], params: CompareParams) -> list[Duel]:
-    """The first contestant against each other one: each reported set's TESTED metrics, adjusted as one family."""
+def probes(one: Evidence, name: str) -> tuple[str, ...]:
+    """The linear probes of a set."""
+    return tuple(metric for where, metric in one.items if where == name and is_probe(metric))
+
+
+def duels(evidence: Sequence[Evidence], params: CompareParams, metrics: Sequence[str] = TESTED) -> list[Duel]:
+    """The first contestant against each other one: these metrics of each reported set, adjusted as one family."""
     ours, *others = evidence
     bare = [
         Duel(
@@ -102,7 +108,7 @@ def duels(evidence: Sequence[Evidence], params: CompareParams) -> list[Duel]:
         )
         for other in others
         for name in reported_sets(evidence)
-        for metric in TESTED
+        for metric in metrics
         if (name, metric) in ours.items
     ]
     adjusted = adjust([duel.paired for duel in bare])
@@ -110,8 +116,8 @@ def duels(evidence: Sequence[Evidence], params: CompareParams) -> list[Duel]:
 
 
 def _resampler(evidence: Evidence, name: str, metric: str, params: CompareParams) -> Resampler:
-    """The same for every metric of a family, because their items are the same."""
-    family = next(family for family in FAMILIES if metric in family)
+    """The same for every metric of a family, because their items are the same; probes have those of the first."""
+    family = next((family for family in FAMILIES if metric in family), FAMILIES[0])
     return Resampler(evidence.items[name, metric].groups, params.bootstrap, params.seed, f"{name}/{family[0]}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from limoe.config import CompareParams
+from limoe.evals.metrics import is_probe
 from limoe.report import figures, leakage, routing_analysis, routing_figures, tables
 from limoe.report.document import Block, Bullets, Card, Cards, Document, Fold, Prose, Section, Terms
 from limoe.report.evidence import Evidence
@@ -14,6 +15,7 @@ from limoe.report.named import describe_budget
 from limoe.report.names import MAIN_METRICS, METRICS, WORDS, describe_set, looks, title
 from limoe.report.over_seeds import seeds_section
 from limoe.report.pareto import pareto
+from limoe.report.probes import probes_section
 from limoe.report.published import NOTICE
 from limoe.report.routing import MODALITIES, RoutingLog
 from limoe.report.scores import TESTED, Duel, Measured, has_tests, reported_sets, sets_of
@@ -44,6 +46,7 @@ def tell(lineup: Lineup, measured: Sequence[Measured], duels: Sequence[Duel], pa
         _scores(evidence, measured),
         Section("paired-tests", "Paired tests", _tests(duels)),
         *over_seeds,
+        *probes_section(evidence, measured, params),
         leakage.leakage_section(evidence),
         Section("pareto", "Quality against cost", _pareto(evidence, measured)),
         Section("price", "Cost", _price(evidence, timing)),
@@ -97,8 +100,9 @@ def _scores(evidence: Sequence[Evidence], measured: Sequence[Measured]) -> Secti
     ]
     if averaged := tables.averaged_table(evidence, tests, f"Averaged weights (`train.ema`) {where}; no test was made"):
         blocks.append(averaged)
-    rest = [one for one in measured if one.set in tests and one.metric not in MAIN_METRICS]
-    chosen = [one for one in measured if one.set not in tests]
+    others = [one for one in measured if not is_probe(one.metric)]
+    rest = [one for one in others if one.set in tests and one.metric not in MAIN_METRICS]
+    chosen = [one for one in others if one.set not in tests]
     if rest:
         blocks.append(Fold(f"Further scores {where}", [tables.score_table(rest, evidence, f"Further scores {where}")]))
     if chosen:

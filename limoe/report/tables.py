@@ -9,7 +9,7 @@ from limoe.files import flatten
 from limoe.report.budget import Budget
 from limoe.report.document import Cell, Table, Tone
 from limoe.report.evidence import Evidence
-from limoe.report.names import MAIN_METRICS, METRICS, in_sentence, title
+from limoe.report.names import MAIN_METRICS, METRICS, in_sentence, metric_name, title
 from limoe.report.published import NOTICE, ROWS
 from limoe.report.routing import MODALITIES, RoutingLog
 from limoe.report.scores import Duel, Measured
@@ -26,7 +26,7 @@ def score_table(measured: Sequence[Measured], evidence: Sequence[Evidence], capt
         cells.setdefault((one.set, one.metric), {})[one.model] = one
     rows = [
         [
-            Cell(name, METRICS[metric]),
+            Cell(name, metric_name(metric)),
             *(_score(models[one.name]) for one in evidence),
             _chance(evidence[0], name, metric),
             Cell(f"{next(iter(models.values())).n:,}", sort=next(iter(models.values())).n),
@@ -65,7 +65,7 @@ def _beside(one: Evidence, name: str, metric: str) -> Cell:
     return Cell(percent(value), f"last weights: {percent(last)}", value)
 
 
-def duel_table(duels: Sequence[Duel]) -> Table:
+def duel_table(duels: Sequence[Duel], caption: str = "LIMoE against each baseline on the same items") -> Table:
     """LIMoE against each baseline, test by test."""
     columns = [
         "Test",
@@ -79,7 +79,7 @@ def duel_table(duels: Sequence[Duel]) -> Table:
     ]
     rows = [
         [
-            Cell(duel.set, METRICS[duel.metric]),
+            Cell(duel.set, metric_name(duel.metric)),
             Cell(title(duel.baseline), duel.unequal or "equal budget"),
             Cell(percent(duel.ours), sort=duel.ours),
             Cell(percent(duel.theirs), sort=duel.theirs),
@@ -90,7 +90,7 @@ def duel_table(duels: Sequence[Duel]) -> Table:
         ]
         for duel in duels
     ]
-    return Table("LIMoE against each baseline on the same items", columns, rows, frozenset({2, 3, 4, 5, 6}))
+    return Table(caption, columns, rows, frozenset({2, 3, 4, 5, 6}))
 
 
 def p_value(p: float) -> str:

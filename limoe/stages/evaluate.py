@@ -36,7 +36,7 @@ from limoe.evals.models.registry import open_other
 from limoe.evals.routing.analysis import analyse
 from limoe.evals.routing.pairs import selection_pairs
 from limoe.evals.sets import EvalSet, Outcome, confusion_rows, item_table, result_rows
-from limoe.evals.suite import headline_metrics, open_encoder, open_external, open_splits, provenance, score
+from limoe.evals.suite import content_hashes, headline_metrics, open_encoder, open_external, open_splits, provenance, score
 from limoe.evals.zeroshot import PER_CLASS
 from limoe.files import atomic_directory, atomic_file, read_json, write_json
 from limoe.model.io import read_config
@@ -132,7 +132,7 @@ def _score_other(
     write_json(out / ABOUT, asdict(opened.facts))
     source = {
         "data": prepared.hash,
-        "sets": {data.name: data.hash for data in external},
+        "sets": content_hashes(external),
         "weights": opened.facts.weights,
         "tokenizer": None,
         "kind": opened.facts.form,

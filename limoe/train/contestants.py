@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 import torch
 
 from limoe.config import Contestant, Params, TowerParams, TrainParams
+from limoe.data.mixture import mixture_counts, source_rows
 from limoe.data.prepared import Prepared
-from limoe.data.sampler import mixture_counts, source_rows
 from limoe.data.schema import TRAIN
 from limoe.model.clip import matched_text_width
 from limoe.model.flops import active_parameters, clip_flops, total_parameters, tower_flops

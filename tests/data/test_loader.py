@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -177,6 +178,20 @@ def test_only_labelled_rows_are_cropped(open_loader: Loader, rows: list[dict[str
         assert unchanged == key.startswith("scenes/")
 
 
+AUGMENTED = {"flip": 0.5, "rand_augment": {"operations": 2, "magnitude": 9}}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_flips_and_rand_augment_depend_on_no_worker(open_loader: Loader, workers: int) -> None:
+    expected = take(open_loader(**AUGMENTED), 6)
+    assert_equal(take(open_loader(workers=workers, **AUGMENTED), 6), expected)
+    plain = take(open_loader(), 6)
+    for ours, theirs in zip(expected, plain, strict=True):
+        assert ours.keys == theirs.keys
+        changed = [not torch.equal(a, b) for a, b in zip(ours.images_BCHW, theirs.images_BCHW, strict=True)]
+        assert any(changed)
+
+
 def test_augmentation_differs_between_epochs_and_seeds(open_loader: Loader) -> None:
     first = {key: image for b in take(open_loader(), 4) for key, image in zip(b.keys, b.images_BCHW, strict=True)}
     last = {key: image for b in take(open_loader(), 12)[8:] for key, image in zip(b.keys, b.images_BCHW, strict=True)}
@@ -187,12 +202,44 @@ def test_augmentation_differs_between_epochs_and_seeds(open_loader: Loader) -> N
         assert not any(torch.equal(first[key], later[key]) for key in shared)
 
 
-def test_a_cache_too_small_for_all_keeps_the_first_rows(open_loader: Loader) -> None:
+def test_a_cache_too_small_for_all_keeps_the_first_pictures(open_loader: Loader) -> None:
     loader = open_loader(cache_mb=1)
-    loader._pictures._caches[False]._slot_R[:] = -1  # as if scenes did not fit
+    cache = loader._pictures._cache
+    cache._free = 10 * 3 * 20 * 20  # ten emoji, or more if scenes of 16 px are among them
     assert_equal(take(loader, 8), take(open_loader(), 8))
-    assert loader._pictures._caches[True]._known_R.sum() == 16
-    assert not loader._pictures._caches[False]._known_R.any()
+    kept = list(cache._pixels)
+    assert 10 <= len(kept) < 28
+    assert cache._free == 10 * 3 * 20 * 20 - sum(pixels.nbytes for pixels in cache._pixels.values()) >= 0
+    take(loader, 8)
+    assert list(cache._pixels)[: len(kept)] == kept
+
+
+WINDOWS = {"shuffle_rows": 9, "seed": 3}  # emoji in two windows of two row groups, scenes likewise; the fifth group has both
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 5, 8])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_window_by_window_batches_depend_on_no_worker_and_go_on_from_any(open_loader: Loader, stop: int, workers: int) -> None:
+    undisturbed = take(open_loader(**WINDOWS), 14)
+    interrupted = open_loader(workers=2 - workers, **WINDOWS)
+    take(interrupted, stop)
+    resumed = open_loader(workers=workers, **WINDOWS)
+    take(resumed, 2)
+    resumed.load_state_dict(json.loads(json.dumps(interrupted.state_dict())))
+    assert_equal(take(resumed, 14 - stop), undisturbed[stop:])
+
+
+@pytest.mark.parametrize("changes", [{}, WINDOWS])
+def test_each_epoch_yields_each_row_once(open_loader: Loader, rows: list[dict[str, Any]], changes: dict[str, Any]) -> None:
+    loader = open_loader(**changes)
+    seen = Counter(key for batch in take(loader, 12) for key in batch.keys)  # three epochs of emoji, four of scenes
+    waiting = [len(cursor[1]) for cursor in loader.state_dict()["cursors"]]
+    drawn = [cursor[0] for cursor in loader.state_dict()["cursors"]]
+    for name, epochs, its, late in zip(("emoji", "scenes"), (3, 4), drawn, waiting, strict=True):
+        keys = [r["key"] for r in rows if r["source"] == name and r["split"] == "train"]
+        assert its == 48 + late
+        assert sum(abs(seen[key] - epochs) for key in keys) <= 2 * late
+        assert min(seen[key] for key in keys) >= epochs - 1
 
 
 def test_an_unknown_source_is_named(open_loader: Loader) -> None:

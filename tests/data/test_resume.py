@@ -240,9 +240,12 @@ def test_a_killed_stage_leaves_no_process_and_is_continued(tmp_path: Path, monke
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     command = [sys.executable, str(script), str(ROOT / "params.yaml"), str(tmp_path), *SHAPES, "machine.prepare_workers=2"]
-    killed = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    orphans = [int(pid) for pid in killed.stdout.split()]
+    told = tmp_path / "told"  # no pipe: whoever was left would hold it open
+    with told.open("w") as output:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        killed = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL, told.read_text()
+    orphans = [int(pid) for pid in told.read_text().split()]
     assert len(orphans) == 2
     assert gone(orphans)
     assert not (tmp_path / "data" / "prepared").exists()

@@ -1,4 +1,4 @@
-"""Preprocessing against torchvision, crops against Pillow, jitter against torchvision picture by picture."""
+"""Preprocessing against torchvision, quick decoding against Pillow."""
 
 from __future__ import annotations
 
@@ -8,39 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from picturekit import encoded, picture
 from PIL import Image
 
 from limoe.data.rgb import to_rgb
-from limoe.data.transforms import (
-    Preprocess,
-    augment,
-    bicubic,
-    crop_boxes,
-    decode_uint8,
-    draw,
-    fit_square,
-    jitter,
-    normalize,
-    resample,
-    stored_size,
-)
+from limoe.data.transforms import Preprocess, decode_square, decode_uint8, fit_square, normalize, resized
 from limoe.errors import UserError
-
-
-def picture(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
-    """A smooth random picture."""
-    channels = len(mode)
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, channels), dtype=np.uint8)
-    bands = [Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(channels)]
-    return bands[0] if channels == 1 else Image.merge(mode, bands)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("width, height", [(72, 72), (91, 64), (64, 91), (48, 48), (33, 97), (20, 31)])
@@ -149,85 +122,33 @@ def test_large_jpegs_are_decoded_at_a_fraction_and_stay_close() -> None:
     assert np.abs(exact - quick).mean() < 2
 
 
-def test_no_crop_and_no_jitter_is_the_picture_itself() -> None:
-    images = torch.randint(0, 256, (3, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    same = augment(images, 12, draw(len(images), torch.Generator().manual_seed(1)))
-    torch.testing.assert_close(same, images / 255, atol=1e-6, rtol=0)
-    assert normalize(same.clone()).min() >= -1
+def test_normalize_by_hand() -> None:
     torch.testing.assert_close(normalize(torch.tensor([0.0, 0.5, 1.0])), torch.tensor([-1.0, 0.0, 1.0]))
 
 
-def test_a_whole_picture_is_resized_as_evaluation_resizes_it() -> None:
-    image = picture(62, 62)
-    stored = decode_uint8(encoded(image), 62)[None]
-    theirs = Preprocess(48)(image)
-    ours = normalize(augment(stored, 48, draw(1, torch.Generator())))[0]
-    torch.testing.assert_close(ours, theirs, atol=3 / 255, rtol=0)
+@pytest.mark.parametrize(
+    "kind, width, height, side",
+    [
+        ("JPEG", 256, 300, 128),
+        ("JPEG", 255, 300, 255),
+        ("JPEG", 640, 520, 130),
+        ("JPEG", 300, 200, 200),
+        ("PNG", 256, 300, 256),
+    ],
+)
+def test_jpegs_are_decoded_at_the_least_scale_that_is_twice_the_side(kind: str, width: int, height: int, side: int) -> None:
+    image = picture(width, height)
+    square = decode_square(encoded(image, kind), 64)
+    assert square.shape == (3, side, side)
+    short = min(width, height)
+    left, top = round((width - short) / 2), round((height - short) / 2)
+    exact = np.asarray(image.crop((left, top, left + short, top + short)).resize((side, side), Image.Resampling.BICUBIC))
+    assert np.abs(exact.astype(float) - square.permute(1, 2, 0).numpy()).mean() < 3
 
 
-@given(seed=st.integers(0, 2**20), scale=st.floats(0.1, 1.0))
-@settings(max_examples=25, deadline=None)
-def test_crops_equal_pillow_s_resize_of_the_same_box(seed: int, scale: float) -> None:
-    images = [picture(40, 40, seed + i) for i in range(3)]
-    boxes = crop_boxes(torch.rand(3, 4, generator=torch.Generator().manual_seed(seed)), scale)
-    stacked = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
-    ours = resample(stacked / 255, boxes, 24)
-    for image, (left, top, width, height), mine in zip(images, (boxes.double() * 40).tolist(), ours, strict=True):
-        box = (max(left, 0.0), max(top, 0.0), min(left + width, 40.0), min(top + height, 40.0))
-        theirs = np.asarray(image.resize((24, 24), Image.Resampling.BICUBIC, box=box)) / 255
-        np.testing.assert_allclose(mine.permute(1, 2, 0).numpy(), theirs, atol=2.5 / 255)  # Pillow rounds twice, to 8 bits
-
-
-def test_bicubic_kernel_by_hand() -> None:
-    values = bicubic(torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 7.0], dtype=torch.float64))
-    torch.testing.assert_close(values, torch.tensor([1.0, 0.5625, 0.0, -0.0625, 0.0, 0.0], dtype=torch.float64))
-
-
-@given(seed=st.integers(0, 2**20), scale=st.floats(0.05, 1.0))
-@settings(max_examples=50, deadline=None)
-def test_crop_boxes_lie_inside_with_the_area_and_aspect_asked_for(seed: int, scale: float) -> None:
-    boxes = crop_boxes(torch.rand(64, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), scale)
-    left, top, width, height = boxes.unbind(1)
-    assert bool((left >= 0).all() and (top >= 0).all() and (left + width <= 1 + 1e-9).all() and (top + height <= 1 + 1e-9).all())
-    area, aspect = width * height, width / height
-    assert bool((area >= scale - 1e-9).all() and (area <= 1 + 1e-9).all())
-    assert bool((aspect >= 0.75 - 1e-9).all() and (aspect <= 4 / 3 + 1e-9).all())
-
-
-def test_jitter_equals_torchvision_picture_by_picture() -> None:
-    from torchvision.transforms.v2 import functional as F
-
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(5, 3, 10, 10, generator=generator)
-    factors = 0.5 + torch.rand(5, 3, generator=generator)
-    ours = jitter(images.clone(), factors)
-    for image, (brightness, contrast, saturation), mine in zip(images, factors.tolist(), ours, strict=True):
-        theirs = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(image, brightness), contrast), saturation)
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
-
-
-def test_augment_is_a_function_of_the_generator_and_changes_every_picture() -> None:
-    image = torch.from_numpy(np.array(picture(40, 40))).permute(2, 0, 1)
-    images = image.repeat(40, 1, 1, 1)
-    draws = [draw(len(images), torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
-    first, second, other = (augment(images, 32, draws_B7, 0.6, 0.3) for draws_B7 in draws)
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
-    assert len({one.numpy().tobytes() for one in first}) == 40
-    assert first.shape == (40, 3, 32, 32)
-    assert 0 <= first.min() <= first.max() <= 1
-
-
-def test_stored_size_spares_the_smallest_crop_from_enlargement() -> None:
-    assert stored_size(48, 1.0) == 48
-    assert stored_size(48, 0.25) == 96
-    assert stored_size(48, 0.6) == 62  # 48 / sqrt(0.6) = 61.97
-    assert stored_size(48, 0.01) == 96
-
-
-@given(seed=st.integers(0, 2**20), scale=st.floats(0.25, 1.0))
-@settings(max_examples=25, deadline=None)
-def test_no_crop_is_enlarged_by_more_than_its_aspect(seed: int, scale: float) -> None:
-    boxes = crop_boxes(torch.rand(64, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), scale)
-    shorter = float(boxes[:, 2:].min()) * stored_size(48, scale)
-    assert 48 / shorter <= (4 / 3) ** 0.5 + 1e-6  # 1.155; a square crop by nothing
+@pytest.mark.parametrize("before, after", [(96, 48), (72, 48), (48, 48), (31, 48), (200, 48)])
+def test_resizing_is_pillow_s_to_one_level(before: int, after: int) -> None:
+    image = picture(before, before)
+    ours = resized(torch.from_numpy(np.array(image)).permute(2, 0, 1), after).permute(1, 2, 0).numpy()
+    theirs = np.asarray(image.resize((after, after), Image.Resampling.BICUBIC))
+    assert np.abs(ours.astype(int) - theirs).max() <= 1

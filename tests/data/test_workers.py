@@ -13,7 +13,7 @@ from preparekit import cluster, params_with
 from workkit import Deadly, double, imported, refuse, stumble, whoami
 
 from limoe.cores import usable_cores
-from limoe.data.workers import Here, Processes, Workers, open_workers
+from limoe.data.workers import Here, Processes, TaskFailed, Workers, open_workers
 from limoe.errors import Reported, UserError
 
 elsewhere = pytest.mark.parametrize("workers", ["processes", "dask"], indirect=True)
@@ -62,9 +62,12 @@ def test_no_more_is_read_ahead_than_there_are_hands(workers: Workers) -> None:
 def test_a_failure_names_its_task(workers: Workers) -> None:
     with pytest.raises(UserError, match=r"^3: no threes$"):
         list(workers.run(refuse, range(5)))
-    with pytest.raises(Exception, match=r"^3: ZeroDivisionError: ") as caught:
-        list(workers.run(stumble, [3]))
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    with pytest.raises(TaskFailed, match=r"^0: Odd: this and that$"):
+        list(workers.run(stumble, [0]))
+    for number, sentence in ((1, "1: FileNotFoundError: [Errno 2] gone"), (2, "2: broke off")):
+        with pytest.raises(Reported) as caught:
+            list(workers.run(stumble, [number]))
+        assert (caught.value.kind, str(caught.value)) == ("machine", sentence)
     assert sorted(workers.run(double, [1, 2])) == [2, 4]  # and others are done as before
 
 

@@ -5,8 +5,9 @@ import json
 import pytest
 from layoutkit import folders, opened, parquet, picture, put, tar, told
 
+from limoe.config import EvalSetParams
 from limoe.errors import UserError
-from limoe.evals.suite import evaluators
+from limoe.evals.suite import evaluators, open_external
 from limoe.paramsfile import read_yaml
 
 
@@ -249,3 +250,71 @@ def test_settings_that_a_kind_does_not_read_are_refused(project):
         with pytest.raises(UserError) as caught:
             given(**wrong)
         assert message in str(caught.value)
+
+
+def test_training_pictures_of_the_tested_classes_are_read_as_test_sets_are(tmp_path):
+    folders(tmp_path / "set", ["cat", "dog"], each=2)
+    folders(tmp_path / "train", ["cat", "dog", "emu"], each=3)
+    data = opened(tmp_path, "folder", train={"path": "train"})
+    assert (data.train.name, len(data)) == ("mine/train", 4)
+    assert told(data.train) == [(0, "cat"), (3, "cat"), (6, "cat"), (1, "dog"), (4, "dog"), (7, "dog")]
+    parquet(tmp_path / "table", [{"label": "dog"}, {"label": "cat"}], name="train-00000")
+    assert told(opened(tmp_path, "folder", train={"path": "table", "kind": "parquet"}).train) == [(0, "dog"), (1, "cat")]
+    tar(tmp_path / "tars", {"a": {"png": picture(7), "cls": b"cat"}, "b": {"png": picture(8), "cls": b"dog"}})
+    assert told(opened(tmp_path, "folder", train={"path": "tars", "kind": "webdataset"}).train) == [(7, "cat"), (8, "dog")]
+
+
+def test_one_folder_may_hold_the_files_of_both_splits(tmp_path):
+    parquet(tmp_path / "set", [{"label": 1}, {"label": 0}], names=["cat", "dog"])
+    parquet(tmp_path / "set", [{"label": 0}, {"label": 0}, {"label": 1}], name="train-00000-of-00001", names=["cat", "dog"])
+    data = opened(tmp_path, "parquet", split="val", train={"path": "set", "split": "train"})
+    assert (told(data), told(data.train)) == ([(0, "1"), (1, "0")], [(0, "0"), (1, "0"), (2, "1")])
+    refused("train names the pictures that are tested", tmp_path, "parquet", split="val", train={"path": "set", "split": "val"})
+    (tmp_path / "set" / "train-00000-of-00001.parquet").unlink()
+    refused("train names the pictures that are tested", tmp_path, "parquet", split="val", train={"path": "set"})
+
+
+@pytest.mark.parametrize(
+    "train, message",
+    [
+        ({"path": "gone"}, "gone: no such file or folder"),
+        ({"path": "set"}, "train names the pictures that are tested; give another path or split"),
+        ({"path": "cats"}, "has no picture of the class 'dog'"),
+    ],
+)
+def test_training_pictures_that_do_not_fit_are_told(tmp_path, train, message):
+    folders(tmp_path / "set", ["cat", "dog"])
+    folders(tmp_path / "cats", ["cat"])
+    refused(message, tmp_path, "folder", train=train)
+
+
+def test_captions_have_no_use_for_training_pictures(tmp_path):
+    tar(tmp_path / "set", {"a": {"png": picture(1), "txt": b"a cat"}, "b": {"png": picture(2), "txt": b"a dog"}})
+    refused("train is of no use: the pictures of the set have no labels", tmp_path, "webdataset", train={"path": "set"})
+
+
+def test_too_few_training_pictures_for_any_probe_are_told_with_their_class(tmp_path, params):
+    folders(tmp_path / "set", ["cat", "dog"])
+    folders(tmp_path / "train", ["cat", "dog"], each=4)
+    put(tmp_path / "train" / "dog" / "one-more.png", 9)
+
+    def open_all(**probe):
+        given = {"mine": EvalSetParams(path="set", kind="folder", train={"path": "train"})}
+        probe = params.evaluate.probe.model_copy(update=probe)
+        return open_external(params.evaluate.model_copy(update={"sets": given, "probe": probe}), tmp_path)
+
+    message = r"evaluate\.sets\.mine\.train: the class 'cat' has 4 pictures, too few for every probe of evaluate\.probe"
+    with pytest.raises(UserError, match=message):
+        open_all(shots=(5, 10), full_l2=())
+    (data,) = open_all(shots=(5, 10), full_l2=(1.0,))
+    assert len(data.train) == 9
+    assert [one.name for one in evaluators(data, params.evaluate)] == ["mine", "mine"]
+    (data,) = open_all(shots=(), full_l2=())
+    assert data.train is None
+
+
+def test_one_class_alone_is_nothing_to_tell_apart(tmp_path, params):
+    folders(tmp_path / "set", ["cat"])
+    folders(tmp_path / "train", ["cat"], each=3)
+    data = opened(tmp_path, "folder", train={"path": "train"})
+    assert (len(data.train), evaluators(data, params.evaluate)) == (3, [])

@@ -201,3 +201,17 @@ def test_flickr8k_in_tars_is_one_split_with_five_captions_a_photo(photos):
     assert len(data) == 1000
     assert {len(captions) for captions in data.captions} == {5}
     assert data.images.read(999, 1)[0][:2] == b"\xff\xd8"
+
+
+def test_training_pictures_lie_in_the_folder_beside_and_their_numbers_count_all_classes(tmp_path):
+    part = imagenet.wnids("imagenet-a")
+    folders(tmp_path / "set" / "val", part)
+    folders(tmp_path / "set" / "train", WNIDS[:400], each=2)
+    refused(f"train: {tmp_path / 'set' / 'train'} has no picture of the class", tmp_path, train={"path": "set"})
+    folders(tmp_path / "set" / "train", WNIDS, each=1)
+    data = opened(tmp_path, "imagenet", train={"path": "set"})
+    assert (len(data), set(data.labels), set(data.train.labels)) == (200, set(part), set(part))
+    assert [path.parent.parent.name for path in data.train.images.whole.paths[:2]] == ["train", "train"]
+    parquet(tmp_path / "table", [{"label": number} for number in range(1000)], name="train-00000")
+    numbered = opened(tmp_path, "imagenet", subset="imagenet-a", train={"path": "table"}).train
+    assert told(numbered) == [(WNIDS.index(wnid), wnid) for wnid in sorted(part)]

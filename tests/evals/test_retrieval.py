@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from evalkit import TableModel, encoder, eval_set, slow_ranks, unit
+from torchmetrics.functional.retrieval import retrieval_hit_rate
 
 from limoe.evals import ranking
 from limoe.evals.retrieval import Retrieval
@@ -41,6 +42,20 @@ def test_recall_equals_a_brute_force_count(seed, tied):
         assert found[f"i2t_r{depth}"].tolist() == [rank < depth for rank in i2t]
         assert found[f"t2i_r{depth}"].tolist() == [rank < depth for rank in t2i]
     assert 0 < found["i2t_r10" if tied else "i2t_r1"].mean() < 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_untied_recall_is_torchmetrics_hit_rate(seed):
+    model, captions, lists = random_case(seed)
+    evaluator = Retrieval("val", eval_set(captions), 1024)
+    found = hits(evaluator.run(encoder(model)))
+    order = [int(text[1:]) for text in evaluator.captions]
+    scores = unit(model.images_ND) @ unit(model.texts_MD[order]).T
+    belongs = torch.tensor([[caption in mine for caption in order] for mine in lists])
+    for direction, preds, target in (("i2t", scores, belongs), ("t2i", scores.T, belongs.T)):
+        for depth in (1, 5, 10):
+            expected = [float(retrieval_hit_rate(*one, top_k=depth)) for one in zip(preds, target, strict=True)]
+            assert found[f"{direction}_r{depth}"].tolist() == expected
 
 
 def test_several_captions_by_hand():

@@ -179,6 +179,7 @@ def test_worst_classes_and_calibration_equal_scikit_learn_and_a_slow_count(seed,
     assert found["chance"] == 1 / CLASSES
     confusion = confusion_matrix(target, guesses, labels=range(CLASSES))
     shares = {number: row[number] / row.sum() for number, row in enumerate(confusion) if row.sum()}
+    assert {number: found[f"{PER_CLASS}{number}"] for number in shares} == pytest.approx(shares)
     assert [one.top1 for one in outcome.worst] == pytest.approx(sorted(share for share in shares.values() if share < 1))
     for one in outcome.worst:
         row = confusion[int(one.label)].copy()

@@ -2,9 +2,10 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from evalkit import prepared_rows, tiny_params, write_model, write_prepared
-from layoutkit import folders, picture, tar
+from layoutkit import folders, picture, put, tar
 
 from limoe.data.prepared import Prepared
 from limoe.errors import UserError
@@ -41,14 +42,14 @@ def read(paths, name):
 def counted(monkeypatch):
     """How many pictures and texts go through a model, by kind."""
     seen = {"image": 0, "text": 0}
-    for kind in seen:
-        plain = getattr(Clip, f"encode_{kind}")
+    for kind, method in [("image", "encode_image"), ("image", "image_features"), ("text", "encode_text")]:
+        plain = getattr(Clip, method)
 
-        def counting(model, batch, normalize=False, kind=kind, plain=plain):
+        def counting(model, batch, *more, kind=kind, plain=plain):
             seen[kind] += len(batch)
-            return plain(model, batch, normalize)
+            return plain(model, batch, *more)
 
-        monkeypatch.setattr(Clip, f"encode_{kind}", counting)
+        monkeypatch.setattr(Clip, method, counting)
     return seen
 
 
@@ -104,3 +105,43 @@ def test_a_set_that_is_not_there_is_told_before_anything_is_embedded(project, mo
         with pytest.raises(UserError, match=rf"evaluate\.sets\.{message}"):
             evaluate.run(tiny_params(*SETS, change), paths, "clip")
     assert not paths.evaluate("clip").exists()
+
+
+PROBED = "evaluate.sets.pets={path: data/raw/pets, kind: folder, train: {path: data/raw/pets-train}}"
+
+
+def test_probes_are_scored_beside_zero_shot_and_their_pictures_are_known_by_content(project, counted):
+    _, paths = project
+    folders(paths.root / "data" / "raw" / "pets-train", ["cat", "dog"], each=3)
+    params = tiny_params(*SETS, PROBED, "evaluate.probe.shots=[1, 2, 50]", "evaluate.probe.draws=4")
+    evaluate.run(params, paths, "clip")
+    assert counted["image"] == 10 + 6 + 9 + 10 + 6  # features of the tested and of the training pictures
+    rows = {(row["set"], row["metric"]): (row["value"], row["n"]) for row in read(paths, "results.json")}
+    probes = ["1-shot", "2-shot", "linear-probe", "1-shot/sd", "2-shot/sd", "linear-probe/l2"]
+    assert [metric for name, metric in rows if "shot" in metric or "probe" in metric] == probes
+    assert [rows["pets", metric][1] for metric in probes] == [10, 10, 10, 4, 4, 2]
+    shown = read(paths, "metrics.json")["pets"]
+    assert {metric: shown[metric] for metric in probes[:3]} == {metric: rows["pets", metric][0] for metric in probes[:3]}
+    items = pq.read_table(paths.evaluate("clip") / "items.parquet").to_pylist()
+    values = [row["value"] for row in items if (row["set"], row["metric"]) == ("pets", "1-shot")]
+    assert len(values) == 10
+    assert all(4 * value == int(4 * value) for value in values)
+    counted |= {"image": 0}
+    before = read(paths, "provenance.json")["sets"]
+    put(paths.root / "data" / "raw" / "pets-train" / "cat" / "0.png", 900)
+    evaluate.run(params, paths, "clip")
+    assert counted["image"] == 6
+    after = read(paths, "provenance.json")["sets"]
+    assert {name for name in before if after[name] != before[name]} == {"pets/train"}
+
+
+def test_a_split_is_probed_with_what_was_trained_on_where_each_of_its_classes_was(tmp_path):
+    paths, params = Paths(tmp_path), tiny_params()
+    splits = {"train": 6, "unseen-style": 6, "val": 9}
+    write_prepared(paths.prepared, {name: prepared_rows(name, count) for name, count in splits.items()})
+    write_model(paths.model("dense"), paths.prepared / "tokenizer.json", params, "dense")
+    evaluate.run(params, paths, "dense")
+    rows = json.loads((paths.evaluate("dense") / "results.json").read_text(encoding="utf-8"))
+    probes = {(row["set"], row["metric"]): row["value"] for row in rows if "shot" in row["metric"] or "probe" in row["metric"]}
+    assert list(probes) == [("unseen-style", "1-shot")]
+    assert probes["unseen-style", "1-shot"] > 1 / 6  # these are the very pictures that are tested

@@ -32,6 +32,10 @@ class TwoTowers(nn.Module):
         """float32 (B, D) embeddings of preprocessed pictures."""
         return _embedding(self.inner.get_image_features(pixel_values=images_BCHW), normalize)
 
+    def image_features(self, images_BCHW: Tensor) -> Tensor:
+        """float32 (B, F): what CLIP's embedding is projected from; SigLIP's is itself what its tower pools."""
+        return cast(Tensor, self.inner.vision_model(pixel_values=images_BCHW).pooler_output).float()
+
     def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
         """float32 (B, D) embeddings of ids that are padded to the model's length, as it was trained."""
         return _embedding(self.inner.get_text_features(input_ids=ids_BL), normalize)

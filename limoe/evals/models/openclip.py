@@ -5,17 +5,44 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 
 from limoe.errors import UserError
 from limoe.evals.models.opened import Opened, Unfetchable, foreign_facts, opening, picture_reader
+from limoe.model.clip import unprojected
 
 CONFIG = "open_clip_config.json"
 CHECKPOINTS = (".safetensors", ".pt", ".pth", ".bin")
 TAG_SAMPLES = re.compile(r"(?:^|_)s(\d+(?:\.\d+)?)([mb])(?:_|$)")  # laion2b_s34b_b79k: 34 billion pairs seen
 SIZES = {"m": 1e6, "b": 1e9}
+
+
+class Told(nn.Module):
+    """open_clip's model, which also tells what its pictures' embeddings are projected from."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Log of what cosines are multiplied with."""
+        return cast(Tensor, self.inner.logit_scale)
+
+    def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
+        """(B, D) embeddings of preprocessed pictures."""
+        return cast(Tensor, self.inner.encode_image(images_BCHW, normalize=normalize))
+
+    def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
+        """(B, D) embeddings of padded ids."""
+        return cast(Tensor, self.inner.encode_text(ids_BL, normalize=normalize))
+
+    def image_features(self, images_BCHW: Tensor) -> Tensor:
+        """float32 (B, F): see `limoe.model.clip.unprojected`."""
+        return unprojected(self.inner.visual, images_BCHW)
 
 
 def open_folder(folder: Path, device: torch.device) -> Opened:
@@ -78,14 +105,15 @@ def _check_architecture(name: str) -> None:
 def _open(name: str, pretrained: str | None, form: str, device: torch.device) -> Opened:
     import open_clip
 
-    model: Any
-    model, _, transform = open_clip.create_model_and_transforms(
+    inner: Any
+    inner, _, transform = open_clip.create_model_and_transforms(
         name, pretrained=pretrained, require_pretrained=True, weights_only=True
     )
-    model.eval()
+    inner.eval()
     tokenize, preprocess = open_clip.get_tokenizer(name), picture_reader(transform)
-    blank_CHW = torch.zeros(3, *_pair(model.visual.image_size))
-    facts = foreign_facts(form, model, model, blank_CHW, tokenize(["a caption"])[0])
+    model = Told(inner)
+    blank_CHW = torch.zeros(3, *_pair(inner.visual.image_size))
+    facts = foreign_facts(form, inner, model, blank_CHW, tokenize(["a caption"])[0])
     return Opened(model.to(device), lambda texts: tokenize(list(texts)), preprocess, facts)
 
 

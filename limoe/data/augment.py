@@ -1,0 +1,110 @@
+"""Training pictures made random: a crop resized to the tower's side, mirrored, changed by RandAugment, then colours.
+
+Axes: B pictures, C = 3 colour channels, H height, W width, S side of a picture before it is cropped, all in px; N numbers drawn.
+
+What a picture becomes depends on its own random numbers alone, and these are drawn beforehand, from the generator of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from limoe.data.transforms import normalize, resized
+
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision has them
+CHUNK = 16  # pictures whose colours are changed at a time: what is worked on stays in the processor's cache
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to pictures, and how strongly.
+
+    size: px, of what comes out. crop_scale: the crop keeps a share of the area uniform in [crop_scale, 1], of aspect 3/4 to 4/3,
+    to whole pixels. flip: probability of being mirrored. operations, magnitude: RandAugment's (limoe.data.randaugment).
+    color_jitter: brightness, contrast and saturation are scaled, in this order, by factors uniform in 1 plus or minus so much.
+    """
+
+    size: int
+    crop_scale: float = 1.0
+    color_jitter: float = 0.0
+    flip: float = 0.0
+    operations: int = 0
+    magnitude: int = 0
+
+    def draw(self, batch: int, generator: Generator) -> Tensor:
+        """(B, N) uniform on [0, 1): what a call needs to know of chance, for so many pictures."""
+        return torch.rand(batch, 8 + 2 * self.operations, generator=generator, dtype=torch.float32)
+
+    def __call__(self, pictures: Sequence[Tensor], croppable: Sequence[bool], draws_BN: Tensor) -> Tensor:
+        """uint8 (3, S, S), any S -> float32 (B, 3, size, size), normalised. Crops and RandAugment are for the croppable alone."""
+        crop_scale_B = torch.where(torch.tensor(croppable), self.crop_scale, 1.0)
+        boxes = pixel_boxes(crop_boxes(draws_BN[:, :4], crop_scale_B), [len(picture[0]) for picture in pictures])
+        factors_B3 = 1 + self.color_jitter * (2 * draws_BN[:, 4:7] - 1)
+        mirrored, choices = (draws_BN[:, 7] < self.flip).tolist(), draws_BN[:, 8:].tolist()
+        output_BCHW = torch.empty(len(pictures), 3, self.size, self.size, dtype=torch.float32)
+        for start in range(0, len(pictures), CHUNK):
+            part = slice(start, start + CHUNK)
+            for i, image_CHW in enumerate(output_BCHW[part], start):
+                square = resized(crop(pictures[i], boxes[i]), self.size)
+                square = square.flip(2) if mirrored[i] else square
+                image_CHW.copy_(self._changed(square, choices[i]) if croppable[i] and self.operations else square)
+            images_BCHW = output_BCHW[part].div_(255)
+            normalize(jitter(images_BCHW, factors_B3[part]) if self.color_jitter else images_BCHW)
+        return output_BCHW
+
+    def _changed(self, square: Tensor, choices: Sequence[float]) -> Tensor:
+        from limoe.data.randaugment import rand_augment  # torchvision takes seconds to import
+
+        return rand_augment(square, list(zip(choices[::2], choices[1::2], strict=True)), self.magnitude)
+
+
+def crop_boxes(uniform_B4: Tensor, crop_scale_B: Tensor) -> Tensor:
+    """Boxes (left, top, width, height) as shares of the side, float32 (B, 4), from uniform draws (area, aspect, left, top).
+
+    The aspect is drawn only from where the box fits into the picture, so the area is exact and nothing is drawn twice.
+    """
+    area_B = crop_scale_B + (1 - crop_scale_B) * uniform_B4[:, 0]
+    low_B = area_B.clamp_min(ASPECT_RATIOS[0]).log()
+    high_B = area_B.reciprocal().clamp_max(ASPECT_RATIOS[1]).log()
+    aspect_B = (low_B + (high_B - low_B) * uniform_B4[:, 1]).exp()
+    width_B = (area_B * aspect_B).sqrt().clamp_max(1)
+    height_B = (area_B / aspect_B).sqrt().clamp_max(1)
+    return torch.stack([uniform_B4[:, 2] * (1 - width_B), uniform_B4[:, 3] * (1 - height_B), width_B, height_B], dim=1)
+
+
+def pixel_boxes(boxes_B4: Tensor, sides: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """The boxes (shares of the side) as whole pixels (left, top, width, height) of pictures of these sides: inside, not empty."""
+    sides_B2 = torch.tensor(sides)[:, None].expand(-1, 2)
+    size_B2 = (boxes_B4[:, 2:] * sides_B2).round().long().clamp(min=1)
+    corner_B2 = (boxes_B4[:, :2] * sides_B2).round().long().minimum(sides_B2 - size_B2)
+    return [tuple(box) for box in torch.cat([corner_B2, size_B2], dim=1).tolist()]
+
+
+def crop(pixels_CHW: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+    """What lies in the box (left, top, width, height), px; in memory pixel by pixel, as pictures are decoded and resized."""
+    left, top, width, height = box
+    return pixels_CHW.permute(1, 2, 0)[top : top + height, left : left + width].contiguous().permute(2, 0, 1)
+
+
+def jitter(images_BCHW: Tensor, factors_B3: Tensor) -> Tensor:
+    """Brightness, contrast, saturation scaled by each picture's three factors, in place: 0..1 stays in 0..1.
+
+    Brightness scales the picture; contrast moves it from its mean grey, saturation each pixel from its own grey.
+    """
+    brightness, contrast, saturation = factors_B3[:, :, None, None, None].unbind(1)
+    images_BCHW.mul_(brightness).clamp_(0, 1)
+    mean_B111 = grey(images_BCHW).mean((1, 2, 3), keepdim=True)
+    images_BCHW.sub_(mean_B111).mul_(contrast).add_(mean_B111).clamp_(0, 1)
+    grey_B1HW = grey(images_BCHW)
+    return images_BCHW.sub_(grey_B1HW).mul_(saturation).add_(grey_B1HW).clamp_(0, 1)
+
+
+def grey(images_BCHW: Tensor) -> Tensor:
+    """Luminance, (B, 1, H, W)."""
+    red, green, blue = images_BCHW[:, :1], images_BCHW[:, 1:2], images_BCHW[:, 2:]
+    return (GREY_WEIGHTS[0] * red).add_(green, alpha=GREY_WEIGHTS[1]).add_(blue, alpha=GREY_WEIGHTS[2])

@@ -1,0 +1,26 @@
+"""Names of metrics that are made up as they are needed: a few-shot probe's holds its number of pictures."""
+
+from __future__ import annotations
+
+import re
+
+LINEAR_PROBE = "linear-probe"
+SHOTS = re.compile(r"\d+-shot")
+
+
+def few_shot(count: int) -> str:
+    """The probe of `count` pictures a class.
+
+    >>> few_shot(10)
+    '10-shot'
+    """
+    return f"{count}-shot"
+
+
+def is_probe(metric: str) -> bool:
+    """Whether a metric is a probe's top-1.
+
+    >>> is_probe("10-shot"), is_probe("linear-probe"), is_probe("10-shot/sd")
+    (True, True, False)
+    """
+    return metric == LINEAR_PROBE or SHOTS.fullmatch(metric) is not None
