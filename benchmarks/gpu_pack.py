@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +35,7 @@ PHOTOS = Path("../shared/data/flickr8k")  # from there: WebDataset shards, whose
 DATA, WHEELS = "prepared", "wheels"
 LIMIT_BYTES = 64 * 2**20
 SIDE, QUALITY = 128, 80  # px of a picture's shorter side, at most; WebP
-KEPT = {"emoji": ("train", "val-style"), "scenes": ("train", "val-scenes"), "folder": ("train", "val")}  # one val each, no test
+KEPT = {"emoji": ("train", "val-style"), "scenes": ("train", "val-scenes"), "photos": ("train", "val")}  # one val each, no test
 SETTINGS = (
     "prepare.scenes.canvas=128",
     "prepare.scenes.train=10000",
@@ -105,46 +103,17 @@ def shrunk(image: bytes) -> bytes:
     return encoded.getvalue()
 
 
-def unpack_photos(shards: Path, folder: Path) -> int:
-    """Write the photos of the shards `SPLIT-NUMBER.tar` as the source `folder` reads them: images/, captions.jsonl; how many."""
-    photos = 0
-    (folder / "images").mkdir()
-    with (folder / "captions.jsonl").open("w", encoding="utf-8") as lines:
-        for shard in sorted(shards.glob("*.tar")):
-            split = shard.name.split("-")[0]
-            with tarfile.open(shard) as archive:
-                for name, parts in samples(archive):
-                    (folder / "images" / f"{name}.jpg").write_bytes(parts["jpg"])
-                    for caption in json.loads(parts["json"])["captions"]:
-                        lines.write(json.dumps({"image": f"{name}.jpg", "caption": caption, "split": split}) + "\n")
-                    photos += 1
-    return photos
-
-
-def samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(name, content by ending) of each sample of a WebDataset shard: files of one name follow each other."""
-    waiting: dict[str, bytes] = {}
-    for member in archive:
-        name, _, ending = member.name.partition(".")
-        handle = archive.extractfile(member)
-        assert handle is not None
-        waiting[ending] = handle.read()
-        if {"jpg", "json"} <= waiting.keys():
-            yield Path(name).name, waiting
-            waiting = {}
-
-
 def pack_data(out: Path, photos: Path, settings: Sequence[str] = SETTINGS) -> Mapping[str, Any]:
     """Write the prepared set into `out`; its manifest. Photos are left out where there is no such folder."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, names = Path(name), ["emoji", "scenes"]
-        if photos.is_dir() and unpack_photos(photos, folder):
-            names.append("folder")
-        paths = ("prepare.folder.images=images", "prepare.folder.captions=captions.jsonl")
-        params = Params.load(ROOT / "params.yaml", (*settings, *paths, f"prepare.sources=[{', '.join(names)}]")).prepare
-        packages = check_sources(params, Paths(ROOT))
-        sources = {name: cast(Source, Small(source, KEPT[name])) for name, source in build(params, folder).items()}
-        return ingest(Workshop(Plan.of(params, folder, folder / "work"), sources), Here(), packages, out)
+    names, sets = ["emoji", "scenes"], "{}"
+    if photos.is_dir() and any(photos.glob("*.tar")):
+        names, sets = [*names, "photos"], f"{{photos: {{path: {photos.resolve()}, kind: webdataset}}}}"
+    chosen = (*settings, f"prepare.sets={sets}", f"prepare.sources=[{', '.join(names)}]")
+    params = Params.load(ROOT / "params.yaml", chosen).prepare
+    packages = check_sources(params, Paths(ROOT))
+    sources = {name: cast(Source, Small(source, KEPT[name])) for name, source in build(params, ROOT).items()}
+    with tempfile.TemporaryDirectory() as work:
+        return ingest(Workshop(Plan.of(params, ROOT, Path(work)), sources), Here(), packages, out)
 
 
 def pack_wheels(out: Path, python: str) -> None:

@@ -25,7 +25,7 @@ from limoe.train.loop import Trainer
 from limoe.train.outcome import throughput
 from limoe.train.throughput import matmul_ceiling
 
-SHARES = {"emoji": 1.0, "scenes": 1.0, "folder": 2.0}  # of the mixture, where the prepared set has them
+SHARES = {"emoji": 1.0, "scenes": 1.0, "photos": 2.0}  # of the mixture, where the prepared set has them
 VALIDATION_BATCH = 200  # pairs: two batches of the smallest validation set of the pack
 PLANNED, LATEST = 0.65, 0.95  # shares of a contestant's time: for its steps; when it is stopped. The rest: to build, to score
 WARMUP = 0.1  # of the steps

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> Report:
     options.add_argument("--batches", type=positive, default=16, help="of a turn (default: %(default)s)")
     options.add_argument("--workers", type=positive, nargs="+", default=[1, 2], help="(default: 1 2)")
     chosen = options.parse_args(argv)
-    bench = bench_of(chosen)
+    bench = replace(bench_of(chosen), warmup=0 if chosen.quick else 1)
     batch, count, batches = (8, 32, 2) if chosen.quick else (128, chosen.count, chosen.batches)
     tars = [] if chosen.quick else sorted(chosen.photos.glob("train-*.tar"))
     settings = {"repeats": bench.repeats, "count": count, "batch": batch, "batches": batches, "photos": bool(tars)}

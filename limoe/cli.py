@@ -192,10 +192,10 @@ def upcycle(
     """Make a LIMoE of a trained dense model: experts as model.moe says, and the same embeddings to begin with."""
     with reporting(debug):
         resolved, paths = Params.load(params, tuple(overrides or ())), Paths(params.parent)
-        from limoe.data.thresholds import with_thresholds
+        from limoe.data.suggestion import with_suggestion
         from limoe.model.upcycle import upcycle_directory
 
-        upcycle_directory(dense, out, with_thresholds(resolved, paths).model, resolved.train.seed)
+        upcycle_directory(dense, out, with_suggestion(resolved, paths).model, resolved.train.seed)
         begin = f"contestants.limoe.start_from={os.path.relpath(out, paths.root)}"
         _next(shlex.join(["limoe", "train", "limoe", *(f"--set={one}" for one in (*(overrides or ()), begin))]))
 
@@ -216,6 +216,46 @@ def trial(
         outcome = run_trial(folder, data, wait, memory_mb, keep_model)
         print(f"{outcome.kind}: step {outcome.step} of {outcome.steps_planned}: {outcome.evidence}")
         _next(f"cat {folder / 'outcome.json'}")
+
+
+@app.command(name="inspect", rich_help_panel=TOOLS)
+def inspect_set(
+    path: Annotated[str, typer.Argument(help="Pictures and captions: a folder, a file, a pattern in quotes, an address.")],
+    kind: Annotated[str | None, typer.Option(help="As what to read it; found out by default (docs/data.md).")] = None,
+    images: Annotated[str | None, typer.Option(help="The folder in which paths of pictures start.")] = None,
+    columns: Annotated[list[str] | None, typer.Option("--column", help="image=NAME or caption=NAME; repeatable.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the set is to be called.")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=100, help="Pictures on the contact sheet.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="The contact sheet; runs/inspect/NAME.png.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """What a set of pictures of your own is, samples of it, and what to write into params.yaml."""
+    from limoe.inspection import read_columns, show
+
+    with reporting(debug):
+        given = {"path": path, "kind": kind, "images": images, "columns": read_columns(columns or ())}
+        _next(show(given, name, samples, out, as_json, params.parent))
+
+
+@app.command(rich_help_panel=TOOLS)
+def rehearse(
+    params: ParamsFile = DEFAULT_PARAMS,
+    steps: Annotated[int, typer.Option(min=1, help="Steps from the beginning.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings, each with a seed of its own.")] = 5,
+    every_rule: Annotated[bool, typer.Option("--every-rule", help="Under each priority rule, not the chosen one alone.")] = False,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """What the first steps of a training will drop, by training them with other seeds; nothing is kept."""
+    with reporting(debug):
+        resolved = Params.load(params, tuple(overrides or ()))
+        from limoe.rehearse import rehearse, rules, show
+
+        found = rehearse(resolved, Paths(params.parent), rules(resolved, every_rule), seeds, steps)
+        show(found, steps)
+        _next("limoe train limoe")
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -280,7 +320,7 @@ def reporting(debug: bool, error_file: Path | None = None) -> Iterator[None]:
             traceback.print_exc()
         print(f"error: {sentence}", file=sys.stderr)
         if error_file is not None:
-            with suppress(OSError):  # on a full disk the sentence above must do
+            with suppress(OSError, ValueError):  # on a full disk, or about a name that is no text, the sentence above must do
                 write_json(error_file, {"kind": kind, "sentence": sentence})
         raise SystemExit(EXIT_CODES[kind]) from None
 

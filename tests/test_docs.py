@@ -40,8 +40,9 @@ from limoe.evals.sets import VIEWS
 from limoe.overlay import load_document, merge
 from limoe.report.published import NOTICE, ROWS
 
+DATA = ROOT / "limoe" / "data"
 TOP = ("limoe", "flows", "tests", "docs", "data", "overlays", "benchmarks", "runs", "report", ".limoe", ".dvc", ".ci")
-USERS = ("data/raw/", "own.yaml")  # what examples take for the reader's own
+USERS = ("data/raw/", "own.yaml", "runs/balance/suggestion.yaml")  # what examples take for the reader's own, or written
 FILE_NAME = re.compile(r"[\w.-]+\.(json|jsonl|parquet|safetensors|toml|yaml|md|db|html)")
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -197,8 +198,12 @@ def test_the_evaluation_sets_are_counted_right(params: Params) -> None:
 def test_every_reason_of_rejection_is_told_and_no_other() -> None:
     given = {
         node.value
-        for file in ("verify.py", "checks.py", "captions.py", "pictures.py", "rows.py", "repeats.py", "sources/folder.py")
-        for node in ast.walk(ast.parse(read(ROOT / "limoe" / "data" / file)))
+        for file in [
+            *(DATA / name for name in ("verify.py", "checks.py", "captions.py", "pictures.py", "rows.py", "repeats.py")),
+            *sorted((DATA / "sources").glob("*.py")),
+        ]
+        if file.name not in ("emoji.py", "scenes.py", "packages.py")  # these reject nothing
+        for node in ast.walk(ast.parse(read(file)))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if re.fullmatch(r"[a-z]+(-[a-z]+)+|truncated|undecodable|unreadable", node.value)
     }

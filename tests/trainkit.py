@@ -44,5 +44,5 @@ def recipe(*overrides: str) -> Params:
 def prepare_shapes(root: Path) -> Paths:
     """Prepare the set under `root`."""
     paths = Paths(root)
-    prepare.run(recipe(), paths)
+    prepare.run(recipe("machine.prepare_workers=1"), paths)
     return paths

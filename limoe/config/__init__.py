@@ -5,20 +5,23 @@ from limoe.config.duplicates import DuplicateParams
 from limoe.config.evaluate import EvalSetParams, EvaluateParams, ProbeParams, TrainPictures, named_once
 from limoe.config.filters import CaptionParams, ClipScoreParams, PictureParams
 from limoe.config.machine import MachineParams
-from limoe.config.model import AUX_TERMS, ClipParams, ModelParams, MoeParams, TowerParams
+from limoe.config.model import AUX_TERMS, PRIORITIES, ClipParams, ModelParams, MoeParams, Priority, TowerParams
 from limoe.config.params import Params
-from limoe.config.prepare import BalanceParams, EmojiParams, FolderParams, PrepareParams
+from limoe.config.prepare import BalanceParams, EmojiParams, PrepareParams
 from limoe.config.section import Section
+from limoe.config.sets import ColumnParams, SetParams
 from limoe.config.train import CONTESTANTS, SHARED, Contestant, TrainParams
 
 __all__ = [
     "AUX_TERMS",
     "CONTESTANTS",
+    "PRIORITIES",
     "SHARED",
     "BalanceParams",
     "CaptionParams",
     "ClipParams",
     "ClipScoreParams",
+    "ColumnParams",
     "CompareParams",
     "Contestant",
     "DuplicateParams",
@@ -26,7 +29,6 @@ __all__ = [
     "EvalSetParams",
     "EvaluateParams",
     "FetchedModel",
-    "FolderParams",
     "LocalModel",
     "MachineParams",
     "ModelParams",
@@ -34,8 +36,10 @@ __all__ = [
     "Params",
     "PictureParams",
     "PrepareParams",
+    "Priority",
     "ProbeParams",
     "Section",
+    "SetParams",
     "TowerParams",
     "TrainParams",
     "TrainPictures",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from limoe.config.section import Section
 from limoe.placement import ALLOWED, is_placement, moe_layers
 
+Priority = Literal["bpr", "first-come", "shuffled", "image-first", "text-first"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 AUX_TERMS = ("importance", "load", "z", "local_text", "local_image", "global_text", "global_image")
 
 
@@ -69,9 +71,9 @@ class MoeParams(Section):
     k: int = Field(ge=1)
     blocks: str | tuple[int, ...]
     init: Literal["independent", "identical"]
-    router: Literal["top-k", "expert-choice", "loss-free", "uniform"]
+    router: Literal["auto", "top-k", "expert-choice", "loss-free", "uniform"]
     capacity_factor: float = Field(gt=0)
-    priority: Literal["bpr", "first-come", "shuffled", "image-first", "text-first"]
+    priority: Priority
     noise: float = Field(ge=0)
     renormalise: bool
     bias_rate: float = Field(ge=0)
@@ -83,8 +85,8 @@ class MoeParams(Section):
     aux_rule: Literal["average", "fixed"]
     aux_scope: Literal["group", "global"]
     aux_weights: AuxWeights
-    tau_text: float | Literal["balance"] | None
-    tau_image: float | Literal["balance"] | None
+    tau_text: float | None = Field(ge=0)
+    tau_image: float | None = Field(ge=0)
     layers: Literal["mean", "sum"]
 
     @field_validator("blocks", mode="before")
@@ -93,14 +95,6 @@ class MoeParams(Section):
         if not is_placement(blocks):
             raise ValueError(f"{blocks!r} is no placement; allowed are {ALLOWED}")
         return blocks
-
-    @field_validator("tau_text", "tau_image", mode="before")
-    @classmethod
-    def _threshold(cls, tau: object) -> object:
-        number = isinstance(tau, int | float) and not isinstance(tau, bool) and tau >= 0
-        if not (tau is None or tau == "balance" or number):
-            raise ValueError(f"{tau!r} is no threshold; allowed are a number of nats from 0, balance, or null")
-        return tau
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -117,20 +111,10 @@ class MoeParams(Section):
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """(tau_text, tau_image) in nats; by default the paper's log 9 and log 20 at E = 32, scaled to E.
-
-        ValueError for `balance`, which `suggested` must have replaced.
-        """
+        """(tau_text, tau_image) in nats; by default the paper's log 9 and log 20 at E = 32, scaled to E."""
         text = math.log(math.ceil(9 * self.experts / 32)) if self.tau_text is None else self.tau_text
         image = math.log(math.ceil(20 * self.experts / 32)) if self.tau_image is None else self.tau_image
-        if text == "balance" or image == "balance":
-            raise ValueError("moe.tau_text and moe.tau_image must be numbers here: balance has not been looked up")
         return text, image
-
-    def suggested(self, tau_text: float, tau_image: float) -> MoeParams:
-        """With these thresholds wherever `balance` is asked for."""
-        asked = {"tau_text": (self.tau_text, tau_text), "tau_image": (self.tau_image, tau_image)}
-        return self.model_copy(update={name: tau for name, (value, tau) in asked.items() if value == "balance"})
 
 
 class ClipParams(Section):
@@ -156,7 +140,7 @@ class ModelParams(Section):
 
     @model_validator(mode="after")
     def _router_learns(self) -> Self:
-        if self.moe.renormalise and self.moe.k == 1 and self.moe.router in ("top-k", "loss-free"):
+        if self.moe.renormalise and self.moe.k == 1 and self.moe.router in ("auto", "top-k", "loss-free"):
             raise ValueError(
                 "moe.renormalise with k = 1 makes every gate 1, from which the router would learn nothing: set k to 2 or more"
             )

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from limoe.config.duplicates import DuplicateParams
 from limoe.config.filters import CaptionParams, ClipScoreParams, PictureParams
 from limoe.config.section import Section
+from limoe.config.sets import SetParams, check_names
 
 
 class EmojiParams(Section):
@@ -38,21 +39,6 @@ class ScenesParams(Section):
         return self
 
 
-class FolderParams(Section):
-    """A user's folder of images with a csv or jsonl of captions."""
-
-    images: str | None
-    captions: str | None
-    val_fraction: float = Field(ge=0, lt=1)
-    test_fraction: float = Field(ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _leaves_training_data(self) -> Self:
-        if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError("val_fraction + test_fraction must stay below 1, or nothing is left to train on")
-        return self
-
-
 class TokenizerParams(Section):
     """Which tokenizer, and how many entries at most."""
 
@@ -69,7 +55,7 @@ class PrepareParams(Section):
     max_pixels: int = Field(ge=1, le=178_000_000)  # from 2^29 / 3 on Pillow itself refuses
     emoji: EmojiParams
     scenes: ScenesParams
-    folder: FolderParams
+    sets: dict[str, SetParams]
     pictures: PictureParams
     captions: CaptionParams
     clip_score: ClipScoreParams | None
@@ -92,8 +78,15 @@ class PrepareParams(Section):
             raise ValueError(f"names {twice[0]!r} twice")
         return sources
 
+    @field_validator("sets")
+    @classmethod
+    def _named(cls, sets: dict[str, SetParams]) -> dict[str, SetParams]:
+        return check_names(sets)
+
 
 class BalanceParams(Section):
-    """What the modality-balance analysis aims at."""
+    """What the modality-balance analysis aims at, and how many untrained models it looks at."""
 
     target_placed: float = Field(gt=0, le=1)
+    seeds: int = Field(ge=0)
+    batches: int = Field(ge=1)

@@ -9,7 +9,9 @@ places in it. Within a round, tokens are served images first (the stream's order
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,13 +78,41 @@ class Group:
         """
         return expected_placed(0, self.tokens * self.k, self.capacity, self.experts)
 
-    def text_placed_at_random(self) -> float:
-        """The same of text alone, first-come: in each round, text finds what all before it have left."""
-        rounds = (
-            expected_placed((j - 1) * self.tokens + self.image, self.text, self.capacity, self.experts)
-            for j in range(1, self.k + 1)
-        )
-        return sum(rounds) / self.k
+    def dropped_at_random(self, rule: str) -> tuple[float, float]:
+        """(text's, images') expected share without a place when choices fall on any expert alike, under a priority rule.
+
+        Gates say nothing then, so bpr is like shuffled: both modalities drop the same. Under the others one modality goes first
+        in each round, and the other finds what it has left.
+        """
+        if rule in ("bpr", "shuffled"):
+            return 1 - self.placed_at_random(), 1 - self.placed_at_random()
+        first, second = (self.text, self.image) if rule == "text-first" else (self.image, self.text)
+        earlier = [(j - 1) * self.tokens for j in range(1, self.k + 1)]
+        placed_first = fmean(expected_placed(before, first, self.capacity, self.experts) for before in earlier)
+        placed_second = fmean(expected_placed(before + first, second, self.capacity, self.experts) for before in earlier)
+        dropped = max(0.0, 1 - placed_first), max(0.0, 1 - placed_second)  # rounding can place a little more than all
+        return dropped if rule == "text-first" else dropped[::-1]
+
+    def worst_text_placed(self, text_first: bool, capacity: int | None = None) -> float:
+        """Expected share of text placed if all of it wants the same K experts and images fall on any expert alike.
+
+        As `text_placed` on K experts, but with images that scatter; capacity: places of an expert, if not the group's own.
+        """
+        capacity = self.capacity if capacity is None else capacity
+        texts, shares = self.text / self.k, []
+        for j in range(1, self.k + 1):
+            room = capacity - (j - 1) * texts
+            taken = binomial((j - text_first) * self.image, 1 / self.experts, max(0, math.ceil(room)))
+            left = np.clip(room - np.arange(len(taken)), 0, texts)
+            shares.append(float(taken @ left) / texts)
+        return fmean(shares)
+
+    def worst_factor_needed(self, share: float, text_first: bool) -> float:
+        """The capacity factor from which `worst_text_placed` is at least `share`."""
+        images = self.k * self.image / self.experts
+        most = math.ceil(images + 10 * math.sqrt(images) + self.text) + 1  # more images than that never come
+        places = bisect_left(range(most), share - 1e-9, key=lambda capacity: self.worst_text_placed(text_first, capacity))
+        return places / self.fair_share
 
     def random_factor_needed(self, share: float) -> float:
         """The capacity factor at which random uniform routing places `share`: the fewer tokens, the more their loads scatter."""

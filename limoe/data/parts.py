@@ -170,7 +170,7 @@ def _state(source: Source, part: Part) -> str:
     states = []
     for path in source.inputs(part):
         found = path.stat() if path.exists() else None
-        states.append([str(path), found and [found.st_size, found.st_mtime_ns]])
+        states.append([ascii(path), found and [found.st_size, found.st_mtime_ns]])
     return files.sha256_json(states)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from limoe.config import EvalSetParams, TrainPictures
+from limoe.data.formats.classes import Classes, in_order, read_classes, read_mapping, read_templates
+from limoe.data.formats.folders import pictures_in, subfolders
 from limoe.errors import UserError
 from limoe.evals import captioned, imagenet
-from limoe.evals.classes import Classes, in_order, read_classes, read_mapping, read_templates
 from limoe.evals.flat import flat_folder
-from limoe.evals.layouts import Layout, class_folders, holds, pictures_in, subfolders
+from limoe.evals.layouts import Layout, class_folders, holds
 from limoe.evals.packed import parquet, webdataset
 from limoe.evals.sets import EvalSet
 

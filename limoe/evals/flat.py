@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from limoe.data.formats.folders import pictures_in
 from limoe.errors import UserError
-from limoe.evals.layouts import Layout, of_files, pictures_in
+from limoe.evals.layouts import Layout, of_files
 
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 LISTS = (TRUTH, "LOC_val_solution.csv", "val.txt", "labels.csv", "labels.txt")

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from limoe.data.formats.folders import class_pictures
 from limoe.errors import UserError
 from limoe.evals.pictures import Files, Part, Pictures
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,7 @@ class Layout:
 
 def class_folders(root: Path) -> Layout:
     """`root/CLASS/*.jpg`. UserError if there are no class folders, one is empty, or pictures lie beside them."""
-    if loose := pictures_in(root):
-        raise UserError(f"{root}: {loose[0].name} lies beside the class folders; a picture must lie in the folder of its class")
-    found: list[Path] = []
-    for folder in subfolders(root):
-        if not (mine := pictures_in(folder)):
-            raise UserError(f"{folder}: a class folder without a picture; allowed suffixes are {', '.join(SUFFIXES)}")
-        found += mine
-    if not found:
-        raise UserError(f"{root}: no class folders here; pictures must lie in {root.name}/CLASS/*.jpg")
+    found = class_pictures(root)
     return of_files(root, found, [path.parent.name for path in found])
 
 
@@ -72,17 +63,3 @@ def shards(root: Path, suffix: str, split: str | None) -> list[Path]:
 def holds(root: Path, suffix: str) -> bool:
     """Whether `root` is, or has anywhere below it, a file of this suffix."""
     return root.suffix == suffix if root.is_file() else any(root.rglob(f"*{suffix}"))
-
-
-def subfolders(root: Path) -> list[Path]:
-    """The visible folders in `root`, by name; UserError if it is none."""
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The visible files in `folder` with a picture's suffix, by name; UserError if it is none."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))

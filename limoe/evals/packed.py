@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from limoe.data.formats.folders import SUFFIXES
+from limoe.data.formats.samples import CAPTIONS, READERS, key_and_suffix, label_names, spoken
 from limoe.errors import UserError
-from limoe.evals.layouts import SUFFIXES, Layout, shards
+from limoe.evals.layouts import Layout, shards
 from limoe.evals.pictures import Member, ParquetColumn, TarMembers
-
-CAPTIONS = ("captions", "caption", "txt")
 
 
 def parquet(root: Path, split: str | None) -> Layout:
@@ -35,7 +33,7 @@ def parquet(root: Path, split: str | None) -> Layout:
         if unlabelled := [key for key, label in zip(keys, labels, strict=True) if label in (None, "-1")]:
             raise UserError(f"{root}: {unlabelled[0]} has no label (null or -1), as in a test split whose labels are kept secret")
     captions = next((table[name].to_pylist() for name in CAPTIONS if name in table.column_names), [()] * len(keys))
-    return Layout(root, keys, pictures, labels, tuple(map(_texts, captions)), _label_names(schema))
+    return Layout(root, keys, pictures, labels, tuple(map(spoken, captions)), label_names(schema, "label"))
 
 
 def webdataset(root: Path, split: str | None) -> Layout:
@@ -56,8 +54,9 @@ def webdataset(root: Path, split: str | None) -> Layout:
         raise UserError(f"{root}: the sample {next(key for key in samples if key not in labelled)!r} has no label, others have")
     parts = samples.values()
     pictures = TarMembers([part["picture"] for part in parts])
-    captions = tuple(_texts(part.get("captions")) for part in parts)
-    return Layout(root, tuple(samples), pictures, tuple(part.get("label") for part in parts), captions)
+    captions = tuple(spoken(part.get("captions")) for part in parts)
+    labels = tuple(str(part["label"]) if "label" in part else None for part in parts)
+    return Layout(root, tuple(samples), pictures, labels, captions)
 
 
 def _columns(file: Path, schema: pa.Schema) -> list[str]:
@@ -76,23 +75,15 @@ def _image_column(file: Path, schema: pa.Schema) -> str:
     raise UserError(f"{file}: needs a column image of encoded bytes; its columns are {', '.join(schema.names)}")
 
 
-def _label_names(schema: pa.Schema) -> tuple[str, ...]:
-    """The names that Hugging Face's `ClassLabel` keeps in the file's metadata, if there are any."""
-    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = told.get("info", {}).get("features", {}).get("label", {}).get("names", ())
-    return tuple(names)
-
-
 def _samples(tar: Path) -> dict[str, dict[str, Any]]:
     """By key (the path up to the first dot of the file's name): `picture`, and `label` and `captions` if there are any."""
     found: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(tar, "r:") as archive:
             for entry in filter(tarfile.TarInfo.isfile, archive):
-                folder, _, file = entry.name.rpartition("/")
-                stem, _, suffix = file.partition(".")
-                sample = found.setdefault(f"{folder}/{stem}" if folder else stem, {})
-                if f".{suffix.lower()}" in SUFFIXES:
+                key, suffix = key_and_suffix(entry.name)
+                sample = found.setdefault(key, {})
+                if f".{suffix}" in SUFFIXES:
                     sample["picture"] = Member(tar, entry.offset_data, entry.size)
                 elif suffix in READERS:
                     content = archive.extractfile(entry)
@@ -101,20 +92,3 @@ def _samples(tar: Path) -> dict[str, dict[str, Any]]:
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(f"{tar}: not an uncompressed tar of samples ({error})") from None
     return found
-
-
-def _from_json(text: str) -> dict[str, Any]:
-    told = json.loads(text)
-    captions = next((told[name] for name in CAPTIONS if name in told), ())
-    return {"captions": captions} | ({"label": str(told["label"])} if "label" in told else {})
-
-
-READERS: dict[str, Callable[[str], dict[str, Any]]] = {
-    "cls": lambda text: {"label": text.strip()},
-    "txt": lambda text: {"captions": text.strip()},
-    "json": _from_json,
-}
-
-
-def _texts(captions: str | Sequence[str] | None) -> tuple[str, ...]:
-    return (captions,) if isinstance(captions, str) else tuple(captions or ())

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from limoe.data.balance import BalanceReport, Scope
+from limoe.data.balance import BalanceReport
+from limoe.data.scope import Scope
+from limoe.report.balance_drops import drop_blocks, drop_sentence
+from limoe.report.balance_tables import (
+    count,
+    kind_table,
+    negatives_prose,
+    setting_table,
+    share,
+    suggestion_table,
+    worst_table,
+)
 from limoe.report.charts import axis, base_layout
 from limoe.report.document import Block, Cell, Document, Figure, Prose, Section, Table, Terms
+from limoe.train.untrained import Untrained, warnings
 
 TERMS = {
     "fair share": "(Token, choice) pairs that an expert gets in a routing group if all experts get the same number.",
@@ -19,12 +31,20 @@ TERMS = {
     "tau": "Threshold of the global entropy loss, in nats: a soft minimum of exp(tau) experts for a modality. Suggested is the "
     "log of the larger of two numbers: the paper's share of the experts (9 of 32 for text, 20 of 32 for images), and the "
     "experts that the modality's tokens fill.",
+    "dropped": "Share of a modality's choices that find no place; with K = 1, of its tokens. Untrained: means over models with "
+    "fresh weights, and the standard deviation between them. Uniform: what would be dropped if all choices fell on any "
+    "expert alike, which training should approach.",
+    "worst case": "All text wants the same expert (the same K), and images fall on any expert alike.",
+    "entropy bias": "The entropy of the mean of few tokens' probabilities is too low, by this much, in nats. At most: if each "
+    "token had one expert alone, independently of the others, (E - 1) / (2 n).",
+    "alike pairs": "Pairs of captions of a batch that differ, but share 80% of their tokens: false negatives that the sampler "
+    "does not keep apart.",
     "equal pairs": "Pairs of equal captions expected in a routing group if its rows were drawn blindly: false "
     "negatives of the contrastive loss. The sampler keeps them apart.",
 }
 
 
-def headline(report: BalanceReport) -> str:
+def headline(report: BalanceReport, fresh: Untrained | None) -> str:
     """What the analysis found, in one sentence."""
     total = report.scopes[0]
     routing = total.routing
@@ -32,22 +52,30 @@ def headline(report: BalanceReport) -> str:
         f"A pair brings {total.image_tokens} image tokens and {total.lengths.mean:.1f} text tokens ({total.ratio:.1f} to 1). "
         f"If all text chose one expert, {routing.one_expert_priority_text:.0%} of it would find room with priority routing, "
         f"{routing.one_expert_first_come_text:.0%} without."
-    )
+    ) + drop_sentence(fresh)
 
 
-def document(report: BalanceReport) -> Document:
+def document(report: BalanceReport, fresh: Untrained | None) -> Document:
     """The page."""
-    found: list[Block] = [Prose(f"**Look at this:** {warning}.") for warning in report.warnings]
+    found: list[Block] = [Prose(f"**Look at this:** {warning}.") for warning in (*report.warnings, *warnings(fresh))]
     return Document(
         title="Modality balance",
-        headline=headline(report),
+        headline=headline(report, fresh),
         lead=found or [Prose("Nothing stands out.", "quiet")],
         sections=[
             Section("tokens", "What a pair brings", [token_table(report), length_figure(report)]),
             Section(
-                "routing", "What follows for routing", [placed_figure(report), routing_table(report), threshold_table(report)]
+                "routing",
+                "What follows for routing",
+                [placed_figure(report), routing_table(report), suggestion_table(report), worst_table(report)],
             ),
-            Section("captions", "Vocabulary and held-out captions", [vocabulary_prose(report), validation_table(report)]),
+            Section("untrained", "What an untrained model drops", drop_blocks(report, fresh)),
+            Section("settings", "Other pictures and text lengths", [setting_table(report)]),
+            Section(
+                "captions",
+                "Captions",
+                [vocabulary_prose(report), kind_table(report), negatives_prose(report), validation_table(report)],
+            ),
             Section("terms", "Words used here", [Terms(TERMS)]),
         ],
     )
@@ -97,31 +125,13 @@ def routing_table(report: BalanceReport) -> Table:
                 count(routing.image_tokens),
                 count(routing.text_tokens),
                 count(routing.capacity, f"fair share {routing.fair_share:.0f}"),
-                share(routing.random_placed, f"text first-come {routing.random_first_come_text:.1%}"),
+                share(routing.random_placed, f"text first-come {1 - routing.random_dropped['first-come'][0]:.1%}"),
                 share(routing.one_expert_priority_text, f"first-come {routing.one_expert_first_come_text:.1%}"),
                 Cell(f"{routing.factor_first_come:.2f}", f"random {routing.factor_random:.2f}", routing.factor_first_come),
             ]
         )
     caption = "Shares that find a place, and the capacity factor from which enough text does, first-come on the experts of tau"
     return Table(caption, columns, rows, frozenset(range(1, 7)))
-
-
-def threshold_table(report: BalanceReport) -> Table:
-    """tau in use beside the suggested one."""
-    routing = report.scopes[0].routing
-    rows = [
-        [Cell(name), Cell(f"{used:.2f}", sort=used), Cell(f"{tau:.2f}", sort=tau), count(experts)]
-        for name, used, tau, experts in (
-            ("text", report.tau_text, routing.tau_text, routing.experts_text),
-            ("image", report.tau_image, routing.tau_image, routing.experts_image),
-        )
-    ]
-    return Table(
-        "Thresholds tau of the global entropy loss, nats",
-        ["modality", "in use", "suggested", "experts"],
-        rows,
-        frozenset({1, 2, 3}),
-    )
 
 
 def vocabulary_prose(report: BalanceReport) -> Prose:
@@ -205,13 +215,3 @@ def placed_figure(report: BalanceReport) -> Figure:
 def sources(report: BalanceReport) -> list[Scope]:
     """The single sources: without the total, unless it is the only one."""
     return list(report.scopes[1:] or report.scopes)
-
-
-def count(value: int, note: str = "") -> Cell:
-    """A whole number."""
-    return Cell(f"{value:,}", note, value)
-
-
-def share(value: float, note: str = "") -> Cell:
-    """A share as a percentage."""
-    return Cell(f"{value:.1%}", note, value)

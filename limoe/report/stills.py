@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from limoe.data.balance import BalanceReport
 from limoe.plots import COLOURS, new_figure, to_png
+from limoe.train.untrained import Untrained
 
 
 def caption_lengths(report: BalanceReport) -> bytes:
@@ -32,4 +33,26 @@ def tokens(report: BalanceReport) -> bytes:
     axes.invert_yaxis()
     axes.set(xlabel="tokens a pair, mean", xlim=(0, 1.15 * max(map(sum, zip(images, texts, strict=True)))))
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return to_png(figure)
+
+
+def drops(report: BalanceReport, fresh: Untrained | None) -> bytes:
+    """What an untrained model drops under each priority rule, with its spread, and what uniform routing would; the latter alone
+    where no model was looked at."""
+    uniform = report.scopes[0].routing.random_dropped
+    names = list(uniform) if fresh is None else [rule.name for rule in fresh.rules]
+    figure = new_figure()
+    axes = figure.add_subplot()
+    for modality, (name, colour) in enumerate((("text", COLOURS[2]), ("image", COLOURS[3]))):
+        places = [place + 0.4 * modality - 0.2 for place in range(len(names))]
+        if fresh is not None:
+            found = [rule.dropped[modality] for rule in fresh.rules]
+            heights, spread = [100 * one.mean for one in found], [100 * one.deviation for one in found]
+            axes.bar(places, heights, 0.38, yerr=spread, color=colour, ecolor="#777777", label=name)
+        if all(rule in uniform for rule in names):
+            closed = [100 * uniform[rule][modality] for rule in names]
+            axes.scatter(places, closed, 200, marker="_", color="black", label="uniform routing" if modality else None)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel="dropped, %", ylim=(0, None))
+    axes.legend(frameon=False)
     return to_png(figure)

@@ -18,7 +18,7 @@ from limoe.config import Contestant, MachineParams, Params, TrainParams
 from limoe.data.loader import PairLoader
 from limoe.data.prefetch import Prefetched
 from limoe.data.prepared import TOKENIZER, Prepared
-from limoe.data.thresholds import with_thresholds
+from limoe.data.suggestion import with_suggestion
 from limoe.data.transforms import Preprocess
 from limoe.dist import pick_device, pick_precision
 from limoe.errors import UserError
@@ -90,7 +90,7 @@ def _train(params: Params, paths: Paths, contestant: Contestant, world: World) -
     prepared = Prepared(paths.prepared)
     train = params.train_for(contestant)
     if contestant == "limoe":
-        params = with_thresholds(params, paths)
+        params = with_suggestion(params, paths)
     lengths = caption_lengths(prepared, train, params.model.tower)
     config = model_config(params, contestant, prepared, lengths)
     start = None

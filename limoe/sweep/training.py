@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from limoe.config import Params, TrainParams
 from limoe.data.prepared import TOKENIZER
-from limoe.data.thresholds import with_thresholds
+from limoe.data.suggestion import with_suggestion
 from limoe.data.transforms import Preprocess
 from limoe.dist import pick_device
 from limoe.evals.validation import Validation
@@ -107,7 +107,7 @@ def _settings(spec: TrialSpec, paths: Paths) -> tuple[Params, TrainParams]:
     params = Params.parse(spec.params, "the trial's params")
     params = params.model_copy(update={"train": params.train.model_copy(update={"seed": spec.seed})})
     if spec.contestant == "limoe":
-        params = with_thresholds(params, paths)
+        params = with_suggestion(params, paths)
     if pick_device(params.machine.device).type == "cpu":
         params = params.model_copy(update={"machine": params.machine.model_copy(update={"workers": 0})})
     train = params.train_for(spec.contestant)

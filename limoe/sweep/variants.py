@@ -103,7 +103,7 @@ def _identity(params: Params) -> str:
     """A hash of the parameters with thresholds as the numbers that they stand for: equal for equal recipes."""
     document = params.model_dump(mode="json")
     moe = params.model.moe
-    if "balance" not in (moe.tau_text, moe.tau_image):
+    if moe.router != "auto":
         document["model"]["moe"] |= dict(zip(("tau_text", "tau_image"), (round(tau, 6) for tau in moe.thresholds), strict=True))
     return sha256_json(document)
 

@@ -97,7 +97,7 @@ def test_a_pack_holds_three_sources_and_no_test_set(tmp_path: Path) -> None:
     pack_data(out, photos, TINY)
     prepared = Prepared(out)
     assert set(prepared.sources("train")) == set(KEPT)
-    assert (prepared.sources("train")["folder"], prepared.sources("val")) == (2, {"folder": 2})
+    assert (prepared.sources("train")["photos"], prepared.sources("val")) == (2, {"photos": 2})
     assert set(prepared.splits).isdisjoint(TEST_SPLITS)
     for split in prepared.splits:
         for row in prepared.table(split, ["source", "image", "width", "height"]).to_pylist():

@@ -133,6 +133,11 @@ def test_boxes_in_pixels_lie_inside_and_are_the_shares_to_a_pixel(seed: int, sca
         np.testing.assert_allclose((left, top, width, height), np.array(share) * side, atol=1.01)
 
 
+def test_boxes_that_round_over_the_edge_are_moved_back() -> None:
+    ties_and_thin = torch.tensor([[0.3, 0.3, 0.7, 0.7], [0.99, 0.0, 0.01, 1.0]])  # 1.5 and 3.5 px round to 2 and 4
+    assert pixel_boxes(ties_and_thin, [5, 3]) == [(1, 1, 4, 4), (2, 0, 1, 3)]
+
+
 def test_jitter_equals_torchvision_picture_by_picture() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(5, 3, 10, 10, generator=generator)

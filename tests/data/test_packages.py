@@ -8,7 +8,9 @@ import pytest
 import yaml
 from preparekit import ROOT, params_with
 
-from limoe.data.sources import SOURCES, build, check_sources, write_sources
+from limoe.config.sets import KINDS as KIND_NAMES
+from limoe.config.sets import PACKAGED
+from limoe.data.sources import KINDS, SOURCES, build, check_sources, write_sources
 from limoe.data.sources.emoji import NAMES, OPENMOJI, RENDERER, TWEMOJI
 from limoe.data.sources.packages import Package, check_packages, write_packages
 from limoe.errors import UserError
@@ -89,14 +91,16 @@ def test_write_sources_writes_what_the_checkout_has(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "sources.yaml").read_bytes() == (ROOT / "data" / "sources.yaml").read_bytes()
 
 
-def test_an_unknown_source_lists_the_registry_and_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"no source 'emojis'; the registry has emoji, folder, scenes; did you mean emoji\?"):
+def test_an_unknown_source_lists_what_there_is_and_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no source 'emojis', but emoji, scenes; did you mean emoji\?"):
         build(params_with("prepare.sources=[emojis]", "train.mixture={emojis: 1}").prepare, Path())
-    with pytest.raises(UserError, match=r"no source 'laion'; the registry has emoji, folder, scenes$"):
-        check_sources(params_with("prepare.sources=[laion]", "train.mixture={laion: 1}").prepare, Paths(ROOT))
+    own = ("prepare.sources=[laion]", "train.mixture={laion: 1}", "prepare.sets={pets: {path: x}}")
+    with pytest.raises(UserError, match=r"no source 'laion', but emoji, pets, scenes; name a set of your own in prepare\.sets$"):
+        check_sources(params_with(*own).prepare, Paths(ROOT))
 
 
 def test_sources_are_built_in_the_order_of_the_params() -> None:
     chosen = params_with("prepare.sources=[scenes, emoji]", "prepare.scenes.pictures=shapes", "prepare.emoji.limit=10").prepare
     assert list(build(chosen, Path())) == ["scenes", "emoji"]
-    assert set(SOURCES) == {"emoji", "folder", "scenes"}
+    assert tuple(sorted(SOURCES)) == PACKAGED
+    assert ["auto", *KINDS] == list(KIND_NAMES)

@@ -20,13 +20,15 @@ from hypothesis import strategies as st
 from preparekit import ROOT, ListedSource, candidate, ingested, params_with, picture
 
 from limoe import files
+from limoe.config import SetParams
 from limoe.data import shards
 from limoe.data.ingest import ingest
 from limoe.data.parts import Plan, Workshop
 from limoe.data.prepared import Prepared
 from limoe.data.sources import Candidate, Part, Rejected, build
-from limoe.data.sources.folder import FolderSource
+from limoe.data.sources.listed import Picture
 from limoe.data.sources.scenes import ScenesSource
+from limoe.data.sources.table import Table
 from limoe.data.workers import Here, Workers, open_workers
 from limoe.errors import UserError
 from limoe.paths import Paths
@@ -165,23 +167,27 @@ def test_a_part_whose_files_have_changed_is_read_again_and_its_shards_written_ag
         (images / f"{number}.png").write_bytes(picture(number))
     rows = [f"{number}.png,number {number},train" for number in range(6)]
     (tmp_path / "captions.csv").write_text("image,caption,split\n" + "\n".join(rows))
-    chosen = ("prepare.folder.images=images", "prepare.folder.captions=captions.csv")
-    params = params_with(*SMALL, *chosen).prepare
+    params = params_with(*SMALL).prepare
 
     def run(name: str) -> tuple[list[str], list[str]]:
         """Pictures read from the disk, and those in the set."""
         read: list[str] = []
 
-        class Watched(FolderSource):
-            def _read(self, path: str) -> bytes:
-                read.append(path)
-                return super()._read(path)
+        class Watched(Table):
+            def image(self, picture: Picture) -> bytes:
+                read.append(picture.path)
+                return super().image(picture)
 
             @property
             def parts(self) -> list[Part]:
                 return Part.split("pictures", 6, 2)
 
-        ingested({"folder": Watched(params, tmp_path)}, params, tmp_path / name, tmp_path / "work")
+        ingested(
+            {"mine": Watched("mine", SetParams(path="captions.csv", images="images"), tmp_path)},
+            params,
+            tmp_path / name,
+            tmp_path / "work",
+        )
         return read, Prepared(tmp_path / name).table("train", ["sha256"])["sha256"].to_pylist()
 
     everything = [f"{number}.png" for number in range(6)]

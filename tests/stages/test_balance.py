@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from preparekit import params_with
 
 from limoe.config import Params
 from limoe.errors import UserError
+from limoe.paramsfile import read_yaml
 from limoe.paths import Paths
 from limoe.stages import balance, prepare
 
-OUTS = ["balance.html", "balance.json", "caption_lengths.png", "report.json", "thresholds.json", "tokens.png"]
+OUTS = [
+    "balance.html",
+    "balance.json",
+    "caption_lengths.png",
+    "drops.png",
+    "report.json",
+    "suggestion.json",
+    "suggestion.yaml",
+    "tokens.png",
+]
 SETTINGS = (
     "prepare.sources=[scenes]",
     "train.mixture={scenes: 1}",
     "prepare.scenes.pictures=shapes",
     "model.tower.text_length=8",
+    "train.batch=32",
+    "model.moe.group_pairs=16",
+    "model.tower.width=16",
+    "model.tower.depth=2",
+    "balance.seeds=2",
 )
-SIZES = ("prepare.scenes.train=60", "prepare.scenes.val=10", "prepare.scenes.test=5", "prepare.tokenizer.vocab_size=200")
+SIZES = (
+    "machine.prepare_workers=1",
+    "prepare.scenes.train=60",
+    "prepare.scenes.val=10",
+    "prepare.scenes.test=5",
+    "prepare.tokenizer.vocab_size=200",
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +74,44 @@ def test_outs_are_all_there_and_say_the_same(paths: Paths) -> None:
     assert set(json.loads(paths.timing("balance").read_text())) == {"seconds"}
 
 
-def test_the_thresholds_are_those_suggested_and_in_use_where_asked_for(params: Params, paths: Paths) -> None:
-    written = json.loads((paths.balance / "thresholds.json").read_text())
+def test_what_is_suggested_is_the_same_everywhere(paths: Paths, tmp_path: Path) -> None:
+    written = json.loads((paths.balance / "suggestion.json").read_text())["model.moe"]
     report = json.loads((paths.balance / "report.json").read_text())
-    suggested = report["scopes"][0]["routing"]
-    assert (written["tau_text"], written["tau_image"]) == (suggested["tau_text"], suggested["tau_image"])
-    assert report["tau_text"] == pytest.approx(math.log(5)), "9 of 32 experts are 5 of 16"
-    balance.run(params_with(*SETTINGS, *SIZES, "model.moe.tau_text=balance"), paths)
-    asked = json.loads((paths.balance / "report.json").read_text())
-    assert (asked["tau_text"], asked["tau_image"]) == (suggested["tau_text"], report["tau_image"])
-    assert not any("model.moe.tau_text" in warning for warning in asked["warnings"])
-    assert json.loads((paths.balance / "thresholds.json").read_text()) == written
-    balance.run(params, paths)
+    overlay = read_yaml(paths.balance / "suggestion.yaml")
+    assert written == report["suggestion"] == overlay["model"]["moe"]
+    assert report["in_use"]["tau_text"] == pytest.approx(math.log(5)), "9 of 32 experts are 5 of 16"
+    suggested = tuple(f"model.moe.{name}={value}" for name, value in written.items())
+    (tmp_path / "data").mkdir()
+    shutil.copytree(paths.prepared, tmp_path / "data" / "prepared")
+    asked, taken = (report_of(tmp_path, *changes) for changes in (("model.moe.router=auto",), suggested))
+    assert asked["in_use"] == written
+    assert taken["untrained"] == asked["untrained"], "auto is the same as the values that it stands for"
+    assert taken["suggestion"] == asked["suggestion"] == written, "whoever follows the advice is not advised again"
+
+
+def report_of(root: Path, *changes: str) -> dict[str, Any]:
+    """report.json of a balance stage with these changes on the set prepared under `root`."""
+    balance.run(params_with(*SETTINGS, *SIZES, *changes), Paths(root))
+    return dict(json.loads((Paths(root).balance / "report.json").read_text()))
+
+
+def test_the_untrained_model_is_in_the_figures_and_on_the_page(paths: Paths) -> None:
+    report = json.loads((paths.balance / "report.json").read_text())
+    metrics = json.loads((paths.balance / "balance.json").read_text())
+    bpr = next(rule for rule in report["untrained"]["rules"] if rule["name"] == "bpr")
+    assert metrics["untrained"]["dropped_text"] == round(bpr["dropped"][0][0], 4)
+    assert sum(len(section) for section in metrics.values()) <= 12
+    page = (paths.balance / "balance.html").read_text()
+    assert "Untrained, it drops" in page
+    assert f"{100 * bpr['dropped'][0][0]:.1f}% ± {100 * bpr['dropped'][0][1]:.1f}" in page
+
+
+def test_without_seeds_no_model_is_looked_at(paths: Paths, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copytree(paths.prepared, tmp_path / "data" / "prepared")
+    assert report_of(tmp_path, "balance.seeds=0")["untrained"] is None
+    assert "untrained" not in json.loads((Paths(tmp_path).balance / "balance.json").read_text())
+    assert "no untrained model was looked at" in (Paths(tmp_path).balance / "balance.html").read_text()
 
 
 def test_the_page_tells_the_warnings_and_needs_nothing_from_outside(paths: Paths) -> None:

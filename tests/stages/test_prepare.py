@@ -21,6 +21,7 @@ from limoe.provenance import code_files
 from limoe.stages import prepare
 
 SMALL = (
+    "machine.prepare_workers=1",
     "prepare.emoji.limit=60",
     "prepare.emoji.size=32",
     "prepare.scenes.train=30",
@@ -114,7 +115,7 @@ def test_a_failed_run_leaves_the_old_set_and_nothing_else(tmp_path: Path) -> Non
     assert sorted(path.name for path in (paths.root / "data").iterdir()) == ["prepared", "sources.yaml"]
 
 
-def test_a_users_folder_reports_its_rejected_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_set_reports_its_rejected_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "project"
     project(root)
     (root / "images").mkdir()
@@ -123,10 +124,9 @@ def test_a_users_folder_reports_its_rejected_rows(tmp_path: Path, capsys: pytest
     rows = [f"{number}.png,picture number {number}" for number in range(21)]
     (root / "captions.csv").write_text("image,caption\n" + "\n".join(rows))
     chosen = (
-        "prepare.sources=[folder]",
-        "train.mixture={folder: 1}",
-        "prepare.folder.images=images",
-        "prepare.folder.captions=captions.csv",
+        "prepare.sources=[mine]",
+        "train.mixture={mine: 1}",
+        "prepare.sets={mine: {path: captions.csv, images: images}}",
     )
     paths = run(root, *chosen)
     assert "rejected: 1 (1 missing-file; see rejected.parquet)" in capsys.readouterr().out
@@ -152,7 +152,7 @@ def test_it_imports_neither_torch_nor_the_model_unless_one_scores() -> None:
 
 
 def test_an_unknown_source_stops_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no source 'scene'; .*did you mean scenes\?"):
+    with pytest.raises(UserError, match=r"no source 'scene', .*did you mean scenes\?"):
         run(tmp_path / "project", "prepare.sources=[emoji, scene]", "train.mixture={emoji: 1}")
 
 
@@ -173,8 +173,8 @@ def test_it_says_how_many_held_out_pictures_are_training_pictures(tmp_path: Path
     splits = ("train", "train", "train", "val")
     rows = [f"{number}.png,picture number {number},{split}" for number, split in enumerate(splits)]
     (root / "captions.csv").write_text("image,caption,split\n" + "\n".join(rows))
-    chosen = ("prepare.sources=[folder]", "train.mixture={folder: 1}", "prepare.folder.images=images")
-    paths = run(root, *chosen, "prepare.folder.captions=captions.csv")
+    chosen = ("prepare.sources=[mine]", "train.mixture={mine: 1}")
+    paths = run(root, *chosen, "prepare.sets={mine: {path: captions.csv, images: images, kind: table}}")
     assert "pictures that are also training pictures, byte for byte: 1 of val" in capsys.readouterr().out
     assert Prepared(paths.prepared).manifest["leakage"] == {"val": 1}
 
@@ -190,13 +190,14 @@ def test_training_pictures_of_a_test_set_are_dropped_when_asked(tmp_path: Path) 
     photo(2).save(root / "test" / "other" / "alike.jpg", quality=60)
     rows = [f"{number}.png,picture number {number},train" for number in range(4)]
     (root / "captions.csv").write_text("image,caption,split\n" + "\n".join(rows))
-    chosen = ("prepare.sources=[folder]", "train.mixture={folder: 1}", "prepare.folder.images=images")
+    mine = "prepare.sets={mine: {path: captions.csv, images: images, kind: table}}"
+    chosen = ("prepare.sources=[mine]", "train.mixture={mine: 1}", mine)
     sets = "evaluate.sets={own: {path: test, kind: folder}}"
     asked = "prepare.duplicates={drop: leaked, radius: 6, against: [own]}"
-    paths = run(root, *chosen, "prepare.folder.captions=captions.csv", sets, asked)
-    assert Prepared(paths.prepared).table("train", ["key"])["key"].to_pylist() == ["folder/0.png", "folder/3.png"]
+    paths = run(root, *chosen, sets, asked)
+    assert Prepared(paths.prepared).table("train", ["key"])["key"].to_pylist() == ["mine/0.png", "mine/3.png"]
     rejected = pq.read_table(paths.prepared / "rejected.parquet").to_pylist()
     assert [(row["key"], row["reason"], row["detail"]) for row in rejected] == [
-        ("folder/1.png", "evaluated-picture", "byte for byte that of own/thing/same.png"),
-        ("folder/2.png", "near-evaluated", "nearly that of own/other/alike.jpg"),
+        ("mine/1.png", "evaluated-picture", "byte for byte that of own/thing/same.png"),
+        ("mine/2.png", "near-evaluated", "nearly that of own/other/alike.jpg"),
     ]

@@ -1,4 +1,4 @@
-"""Training that begins with another stage's result: the balance report's thresholds, or a trained model's weights."""
+"""Training that begins with another stage's result: the balance report's suggestion, or a trained model's weights."""
 
 from __future__ import annotations
 
@@ -106,16 +106,16 @@ def test_the_command_writes_what_a_training_starts_from(paths, monkeypatch, caps
         train.run(recipe(*STILL, "contestants.limoe.start_from=sparse"), paths, "limoe")
 
 
-def test_thresholds_are_those_of_the_balance_report(paths):
-    asked = ("model.moe.tau_text=balance", *STILL)
+def test_auto_is_what_the_balance_report_suggests(paths):
+    asked = ("model.moe.router=auto", *STILL)
     with pytest.raises(UserError, match="run `limoe balance` first"):
         train.run(recipe(*asked), paths, "limoe")
-    train.run(recipe(*asked), paths, "dense")  # which has no thresholds
-    balance.run(recipe(*asked), paths)
+    train.run(recipe(*asked), paths, "dense")  # which has no router
+    balance.run(recipe(*asked, "balance.seeds=0"), paths)
     train.run(recipe(*asked), paths, "limoe")
-    suggested = json.loads((paths.balance / "balance.json").read_text())["routing"]["tau_text"]
+    suggested = json.loads((paths.balance / "report.json").read_text())["suggestion"]
     config = json.loads((paths.model("limoe") / "config.json").read_text())
-    assert config["moe"]["tau_text"] == suggested
-    assert config["moe"]["tau_image"] is None
+    assert {name: config["moe"][name] for name in suggested} == suggested
+    assert config["moe"]["router"] == "top-k"
     with pytest.raises(UserError, match=r"model.moe.experts was 4, and now it is 8; run `limoe balance` again"):
         train.run(recipe(*asked, "model.moe.experts=8"), paths, "limoe")

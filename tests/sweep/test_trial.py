@@ -15,7 +15,7 @@ import limoe
 from limoe.config import CONTESTANTS, LocalModel
 from limoe.data.prepared import Prepared
 from limoe.data.schema import SELECTION_SPLITS, TRAIN
-from limoe.data.thresholds import suggestion
+from limoe.data.suggestion import suggestion
 from limoe.errors import UserError
 from limoe.evals.models.registry import open_other
 from limoe.files import read_json, write_json
@@ -179,16 +179,17 @@ def test_data_that_were_prepared_otherwise_are_refused(tiny_data, tmp_path):
     assert outcome.evidence.endswith("limoe prepare --set prepare.scenes.canvas=96")
 
 
-def test_thresholds_of_the_balance_analysis(tiny_data, tmp_path):
-    paths, settings = Paths(tmp_path), ("model.moe.tau_text=balance", "train.steps=4")
+def test_the_suggestion_of_the_balance_analysis(tiny_data, tmp_path):
+    paths, settings = Paths(tmp_path), ("model.moe.router=auto", "train.steps=4")
     shutil.copytree(tiny_data, paths.prepared)
     missing = run_trial(trial(tmp_path / "missing", *settings), paths.prepared)
     assert missing.kind == "error"
     assert "run `limoe balance` first" in missing.evidence
-    found = suggestion(0.25, 1.0, recipe(), Prepared(paths.prepared).hash)
-    write_json(paths.balance / "thresholds.json", found)
+    values = {"router": "top-k", "tau_text": 0.25, "tau_image": 1.0}
+    write_json(paths.balance / "suggestion.json", suggestion(values, recipe(), Prepared(paths.prepared).hash))
     looked_up = run_trial(trial(tmp_path / "looked-up", *settings), paths.prepared)
-    given = run_trial(trial(tmp_path / "given", "model.moe.tau_text=0.25", "train.steps=4"), paths.prepared)
+    taus = ("model.moe.tau_text=0.25", "model.moe.tau_image=1.0")
+    given = run_trial(trial(tmp_path / "given", *taus, "train.steps=4"), paths.prepared)
     assert looked_up.kind == "ok"
     assert looked_up.loss == given.loss
 

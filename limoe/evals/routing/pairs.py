@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from limoe.data.formats.folders import SUFFIXES
 from limoe.data.prepared import Prepared
 from limoe.data.schema import SELECTION_SPLITS
 from limoe.errors import UserError
 from limoe.evals.captioned import flickr
-from limoe.evals.layouts import SUFFIXES, Layout, holds
+from limoe.evals.layouts import Layout, holds
 from limoe.evals.packed import parquet, webdataset
 from limoe.evals.sets import COLUMNS, EvalSet
 

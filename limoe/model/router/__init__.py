@@ -20,5 +20,10 @@ ROUTERS: dict[str, type[Router]] = {
 
 
 def make_router(width: int, moe: MoeParams, layer: int) -> Router:
-    """The router that `moe.router` names, for the sparse block with this index."""
+    """The router that `moe.router` names, for the sparse block with this index.
+
+    ValueError for `auto`, in whose place limoe.data.suggestion must have put another.
+    """
+    if moe.router not in ROUTERS:
+        raise ValueError(f"moe.router must name a router here: {moe.router} has not been looked up")
     return ROUTERS[moe.router](width, moe, layer)

@@ -40,6 +40,12 @@ def read_classes(file: Path, labels: Sequence[str | None], where: Path) -> Class
     return classes
 
 
+def read_list(file: Path) -> list[tuple[str, ...]] | None:
+    """The names of classes that are numbered by their place in the file; None if it is no list."""
+    told = read_value(file)
+    return [_names(name, file) for name in told] if isinstance(told, list) else None
+
+
 def read_mapping(file: Path) -> Classes:
     """label -> names, whatever labels there are."""
     told = read_value(file)

@@ -1,0 +1,161 @@
+"""Sets whose pictures are listed before any is opened: what rows say about one picture adds up, and a group stays together."""
+
+from __future__ import annotations
+
+import posixpath
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from limoe.config import SetParams
+from limoe.data.sources import texts
+from limoe.data.sources.base import Part, Rejected
+from limoe.data.sources.own import Item, OwnSource
+from limoe.data.sources.splits import understood
+from limoe.data.verify import BadImage
+
+PART_PICTURES = 2000
+REFUSED, PICTURES = "refused", "pictures"  # names of the parts
+ONE_A_PICTURE = ("label", "split", "group")
+
+
+@dataclass(slots=True)
+class Told:
+    """What one row says. where: for the rejected ones, as `line 3`. image: its path in the folder of images, or another key.
+
+    by_file: the split that the row's file is named after. held: where the bytes are, if no path tells. later: whether captions
+    are read with the picture.
+    """
+
+    where: str
+    image: str
+    captions: Any = None
+    label: Any = None
+    split: Any = None
+    group: Any = None
+    by_file: str | None = None
+    held: Any = None
+    later: bool = False
+
+
+@dataclass(slots=True)
+class Picture:
+    """What all rows say about one image."""
+
+    path: str
+    held: Any = None
+    captions: list[str] = field(default_factory=list)
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+    @property
+    def split_group(self) -> str:
+        """The named group, else the path without its suffix."""
+        return self.group or posixpath.splitext(self.path)[0]
+
+
+class Listed(OwnSource):
+    """A set that is a list of pictures; a kind adds the rows, and how a picture is opened."""
+
+    def __init__(self, name: str, params: SetParams, root: Path) -> None:
+        """Read the rows, no picture; UserError as the kind says."""
+        super().__init__(name, params, root)
+        self._refused: list[Rejected] = []
+        self._pictures: dict[str, Picture] = {}
+        for row in self.rows():
+            if isinstance(row, Rejected):
+                self._refused.append(row)
+                continue
+            try:
+                self._take(row)
+            except BadImage as error:
+                self._refused.append(self.rejected(row.image, error, row.where))
+        self._group_splits: dict[str, str] = {}
+        for picture in self._pictures.values():
+            if picture.split:
+                self._group_splits.setdefault(picture.split_group, picture.split)
+
+    @abstractmethod
+    def rows(self) -> Iterator[Told | Rejected]:
+        """What the set's files say; called once, while the source is made."""
+
+    @abstractmethod
+    def image(self, picture: Picture) -> bytes:
+        """The encoded picture; BadImage says why there is none."""
+
+    @abstractmethod
+    def files(self, picture: Picture) -> Sequence[Path]:
+        """What is read for a picture that its path tells."""
+
+    def spoken(self, picture: Picture) -> Sequence[str]:
+        """The picture's captions; BadImage if they cannot be read."""
+        return picture.captions
+
+    @property
+    def total(self) -> int:
+        """One candidate a picture, and the rows that were rejected."""
+        return len(self._pictures) + len(self._refused)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The rejected rows, then the pictures in the order of their first rows."""
+        rows = [Part(REFUSED, 0, len(self._refused))] if self._refused else []
+        return [*rows, *Part.split(PICTURES, len(self._pictures), PART_PICTURES)]
+
+    def items(self, part: Part) -> Iterator[Item | Rejected]:
+        """What the part has of either."""
+        if part.name == REFUSED:
+            yield from self._refused
+            return
+        for picture in islice(self._pictures.values(), part.start, part.stop):
+            try:
+                split, group = self._split(picture), picture.split_group
+                yield Item(picture.path, self.image(picture), self.spoken(picture), picture.label, split, group)
+            except BadImage as error:
+                yield self.rejected(picture.path, error)
+
+    def inputs(self, part: Part) -> Sequence[Path]:
+        """Its pictures' files, and what else a kind reads with them."""
+        if part.name == REFUSED:
+            return ()
+        chosen = islice(self._pictures.values(), part.start, part.stop)
+        return [file for picture in chosen if picture.held is None for file in self.files(picture)]
+
+    def provenance(self) -> dict[str, Any]:
+        """Number of pictures that are listed."""
+        return {"kind": self.params.kind, "pictures": len(self._pictures)}
+
+    def _take(self, row: Told) -> None:
+        """Add the row to its picture; BadImage if it cannot be."""
+        said = {name: word for name in ONE_A_PICTURE if (word := texts.word(getattr(row, name), name)) is not None}
+        said_split = said.pop("split", None)
+        if not self.params.split and (split := understood(said_split) if said_split else row.by_file):
+            said["split"] = split
+        captions = texts.captions(row.captions)
+        if not captions and "label" not in said and not row.later:
+            raise BadImage("empty-caption", "no caption, or one of white space alone")
+        picture = self._pictures.get(row.image) or Picture(row.image, row.held)
+        for name, value in said.items():
+            if getattr(picture, name) not in (None, value):
+                raise BadImage(
+                    "conflicting-row", f"{name} {value!r}, an earlier row of this image has {getattr(picture, name)!r}"
+                )
+        fresh = [caption for caption in captions if caption not in picture.captions]
+        if captions and not fresh:
+            raise BadImage("duplicate-row", "an earlier row of this image has this caption")
+        for name, value in said.items():
+            setattr(picture, name, value)
+        picture.captions += fresh
+        self._pictures[row.image] = picture
+
+    def _split(self, picture: Picture) -> str | None:
+        """By name, or by the group's other pictures, if either names one; BadImage if they name two."""
+        group = picture.split_group
+        split = self._group_splits.get(group)
+        if picture.split not in (None, split):
+            raise BadImage("split-conflict", f"split {picture.split}, but an earlier row puts the group {group!r} into {split}")
+        return split

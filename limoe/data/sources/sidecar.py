@@ -1,0 +1,49 @@
+"""`sidecar`: a folder of pictures, each with a text file of its name beside it: `a.jpg` and `a.txt`, a caption a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from limoe.config import SetParams
+from limoe.data.formats.folders import SUFFIXES
+from limoe.data.sources import texts
+from limoe.data.sources.base import Rejected
+from limoe.data.sources.images import ImageFolder
+from limoe.data.sources.listed import Listed, Picture, Told
+from limoe.data.sources.places import find
+from limoe.data.sources.splits import folder_splits
+from limoe.data.verify import BadImage
+
+
+class Sidecar(Listed):
+    """The pictures anywhere below a folder; a first folder named after a split tells it."""
+
+    def __init__(self, name: str, params: SetParams, root: Path) -> None:
+        """List the pictures; UserError if there is none."""
+        self._images = ImageFolder(root / params.path, root)
+        self._names = [place.name for place in find(root, params.path, SUFFIXES)]
+        super().__init__(name, params, root)
+
+    def rows(self) -> Iterator[Told | Rejected]:
+        """A picture each; its text is read with it."""
+        splits = folder_splits(self._names)
+        for name in self._names:
+            yield Told("", name, by_file=splits.get(name.split("/")[0]), later=True)
+
+    def files(self, picture: Picture) -> Sequence[Path]:
+        """The picture's, and the text's beside it."""
+        file = self._images.folder / picture.path
+        return (file, file.with_suffix(".txt"))
+
+    def image(self, picture: Picture) -> bytes:
+        """The file's."""
+        return self._images.read(picture.path)
+
+    def spoken(self, picture: Picture) -> Sequence[str]:
+        """The lines of the text beside it that are not empty."""
+        try:
+            content = self._images.read(Path(picture.path).with_suffix(".txt").as_posix())
+        except BadImage as error:
+            raise BadImage("empty-caption", f"its .txt: {error.detail}") from None
+        return texts.captions(content.decode("utf-8-sig", "surrogateescape").splitlines())

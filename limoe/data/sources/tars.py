@@ -1,0 +1,89 @@
+"""Members of a tar that may be anything: nothing is written to disk, and no member, header or compression takes more memory
+than one picture may."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from limoe.data.verify import BadImage
+
+MAX_HEADER = 16 << 20  # bytes between two members: long names, padding, and what is read ahead
+BLOCK = 1 << 20
+MARK_BYTES = 6  # what a compressed stream is known by
+BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError, OverflowError, RecursionError)
+COMPRESSED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+
+
+class Metered(io.RawIOBase):
+    """A stream that hands out no more bytes than it is allowed: a compressed header may claim any length."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self.left = stream, MAX_HEADER
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes; ReadError beyond what is left."""
+        found: bytes = self._stream.read(size)
+        self.left -= len(found)
+        if self.left < 0:
+            raise tarfile.ReadError("a header that is too long")
+        return found
+
+
+def members(stream: BinaryIO, most: Callable[[str], int]) -> Iterator[tuple[str, bytes | BadImage]]:
+    """(name, content) of each file in a tar, in order: as it is, or compressed by gzip, bzip2 or xz.
+
+    most: how many bytes a file of this name may have; 0 leaves it out. What has more comes as the reason why it is not read.
+    BadImage is raised where the tar is broken, behind everything before that.
+    """
+    name = "its beginning"
+    try:
+        metered = Metered(_plain(stream))
+        with tarfile.open(fileobj=metered, mode="r|") as archive:
+            while (entry := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # it would keep every header
+                name, metered.left = entry.name, entry.size + MAX_HEADER
+                limit = most(name) if entry.isreg() else 0
+                if not limit:
+                    continue
+                if entry.size > limit:
+                    yield name, BadImage("too-many-bytes", f"{entry.size} bytes; allowed are {limit}")
+                elif (content := archive.extractfile(entry)) is not None:
+                    yield name, content.read()
+            _check_end(archive, metered)
+    except BROKEN as error:
+        raise BadImage("broken-tar", f"behind {name}: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def _check_end(archive: tarfile.TarFile, metered: Metered) -> None:
+    """ReadError if anything but zeros follows: `next` takes a header that it cannot read for the end."""
+    assert archive.fileobj is not None  # it was opened with one
+    while block := archive.fileobj.read(BLOCK):
+        metered.left = MAX_HEADER
+        if block.strip(b"\0"):
+            raise tarfile.ReadError("no header")
+
+
+class _Again(io.RawIOBase):
+    """A stream whose first bytes have been read already; it is read on only, as those from elsewhere can be."""
+
+    def __init__(self, begins: bytes, stream: BinaryIO) -> None:
+        self._begins, self._stream = begins, stream
+
+    def read(self, size: int = -1) -> bytes:
+        many = len(self._begins) if size < 0 else size
+        found, self._begins = self._begins[:many], self._begins[many:]
+        return found or self._stream.read(size)
+
+
+def _plain(stream: BinaryIO) -> Any:
+    """The stream, decompressed if it begins like a compressed one."""
+    begins = stream.read(MARK_BYTES)
+    again = _Again(begins, stream)
+    return next((opens(again) for mark, opens in COMPRESSED.items() if begins.startswith(mark)), again)

@@ -1,0 +1,136 @@
+"""What is in a set of the user's own, from a look at some of it: what `limoe inspect` says."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from PIL import Image
+
+from limoe.config import SetParams
+from limoe.data.sources import Candidate, Rejected, Source, open_set
+from limoe.data.sources.own import OwnSource
+from limoe.data.verify import BadImage, measure
+
+LOOKED_AT = 1000  # inputs that are read
+PARTS = 20  # that they are read from, spread over the set
+MAX_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the set that decodes."""
+
+    candidate: Candidate
+    width: int
+    height: int
+    form: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """facts: plain values for people and programs. pictures: those that were looked at and are good."""
+
+    params: SetParams
+    facts: dict[str, Any]
+    pictures: Sequence[Picture]
+
+    def samples(self, count: int) -> list[Picture]:
+        """So many of the pictures, evenly spread."""
+        number = len(self.pictures)
+        return [self.pictures[place * number // count] for place in range(count)] if number > count else list(self.pictures)
+
+
+def survey(name: str, params: SetParams, root: Path, watched: Callable[[Iterator[Any]], Iterator[Any]]) -> Survey:
+    """Look at up to LOOKED_AT inputs of the set; UserError if it is not as its kind has to be.
+
+    watched: passes the inputs on, with a progress bar.
+    """
+    source = open_set(name, params, root)
+    pictures: list[Picture] = []
+    rejected: list[Rejected] = []
+    for found in watched(_some(source)):
+        try:
+            if isinstance(found, Rejected):
+                rejected.append(found)
+            else:
+                pictures.append(_measured(found))
+        except BadImage as error:
+            rejected.append(Rejected(found.key, name, error.reason, error.detail))
+    seen = len(pictures) + len(rejected)
+    facts = {
+        **source.provenance(),
+        "items": source.total,
+        "looked_at": seen,
+        "columns": _columns(source),
+        **_captions(pictures),
+        "labels": _labels(pictures),
+        "splits": dict(sorted(Counter(one.candidate.split for one in pictures).items())),
+        **_sizes(pictures),
+        "rejected": _reasons(rejected),
+    }
+    return Survey(source.params, facts, pictures)
+
+
+def _some(source: Source) -> Iterator[Candidate | Rejected]:
+    """The first inputs of parts that are spread over the set; all of it, where it is small."""
+    parts = source.parts
+    chosen = parts if len(parts) <= PARTS else [parts[place * len(parts) // PARTS] for place in range(PARTS)]
+    for number, part in enumerate(chosen):
+        yield from islice(source.candidates(part), LOOKED_AT * (number + 1) // len(chosen) - LOOKED_AT * number // len(chosen))
+
+
+def _measured(candidate: Candidate) -> Picture:
+    width, height = measure(candidate.image, MAX_PIXELS)
+    with Image.open(io.BytesIO(candidate.image)) as opened:
+        return Picture(candidate, width, height, opened.format or "unknown")
+
+
+def _columns(source: OwnSource) -> dict[str, Any] | None:
+    return asdict(source.chosen) if source.chosen else None
+
+
+def _captions(pictures: Sequence[Picture]) -> dict[str, Any]:
+    each = [one.candidate.captions for one in pictures]
+    captions = [caption for listed in each for caption in listed]
+    words = [len(caption.split()) for caption in captions]
+    return {
+        "captions_a_picture": _spread([len(listed) for listed in each]),
+        "words_a_caption": _spread(words),
+        "characters_a_caption": _spread([len(caption) for caption in captions]),
+        "different_captions": round(len(set(captions)) / len(captions), 3) if captions else None,
+    }
+
+
+def _labels(pictures: Sequence[Picture]) -> dict[str, Any] | None:
+    found = Counter(one.candidate.label for one in pictures if one.candidate.label is not None)
+    return {"different": len(found), "commonest": [label for label, _ in found.most_common(5)]} if found else None
+
+
+def _sizes(pictures: Sequence[Picture]) -> dict[str, Any]:
+    return {
+        "formats": dict(Counter(one.form for one in pictures).most_common()),
+        "width": _spread([one.width for one in pictures]),
+        "height": _spread([one.height for one in pictures]),
+        "shorter_side": _spread([min(one.width, one.height) for one in pictures]),
+        "bytes_a_picture": _spread([len(one.candidate.image) for one in pictures]),
+    }
+
+
+def _spread(values: Sequence[int]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {"least": min(values), "median": median(values), "mean": round(mean(values), 1), "most": max(values)}
+
+
+def _reasons(rejected: Sequence[Rejected]) -> dict[str, Any]:
+    """By reason: how many, and the first one."""
+    counts = Counter(row.reason for row in rejected)
+    firsts = {row.reason: f"{row.key}: {row.detail}" for row in reversed(rejected)}
+    return {reason: {"count": count, "first": firsts[reason]} for reason, count in counts.most_common()}

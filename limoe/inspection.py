@@ -1,0 +1,153 @@
+"""`limoe inspect PATH`: what a set of pictures is, ten samples of it, and what to write into params.yaml."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from limoe import files
+from limoe.config import SetParams
+from limoe.config.sets import check_names
+from limoe.data.sheet import Card, contact_sheet
+from limoe.data.sources.places import is_remote
+from limoe.data.survey import LOOKED_AT, Picture, Survey, survey
+from limoe.errors import UserError
+from limoe.paramsfile import explain
+
+SHEETS = Path("runs/inspect")
+WATCHED = "data/raw"
+CODE = re.compile(r"\d+|n\d{8}")  # a number, or one of WordNet's ids
+COMMON = {"data", "raw", "images", "captions", "annotations", "train", "shards", "metadata"}  # no names for a set
+
+
+def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | None, as_json: bool, root: Path) -> str:
+    """Print what is found and write the contact sheet; the next command. given: keys of SetParams. UserError as sources have."""
+    params = _params(given)
+    name = name or name_of(params.path)
+    _check(name, params)
+    found = survey(name, params, root, _watched)
+    if not found.pictures and not found.facts["rejected"]:
+        raise UserError(f"{params.path}: read as {found.params.kind}, and there is nothing in it")
+    sheet = None
+    if found.pictures:
+        sheet = out or SHEETS / f"{name}.png"
+        files.write_bytes(sheet, contact_sheet([_card(one) for one in found.samples(samples)]))
+    section = to_paste(name, found.params)
+    if as_json:
+        print(json.dumps({"name": name, **found.facts, "sheet": sheet and str(sheet), "params": section}, indent=2, default=str))
+    else:
+        print("\n".join(told(name, found)))
+        print(f"samples: {sheet}" if sheet else "samples: none, every input that was looked at is rejected")
+        if note := unwatched(params.path):
+            print(note)
+        print("to be merged into params.yaml, or for a file of your own and `limoe params --overlay FILE`:\n")
+        print(yaml.safe_dump(section, sort_keys=False, allow_unicode=True))
+    return "limoe params --overlay FILE, with the section above in it; then limoe prepare"
+
+
+def read_columns(given: Sequence[str]) -> dict[str, Any]:
+    """The key `columns`, from `image=photo`; a column that is named twice is a list."""
+    found: dict[str, Any] = {}
+    for one in given:
+        what, equals, name = one.partition("=")
+        if not equals:
+            raise UserError(f"--column {one}: must look like caption=NAME")
+        found[what] = name if what not in found else [*([found[what]] if isinstance(found[what], str) else found[what]), name]
+    return found
+
+
+def name_of(path: str) -> str:
+    """A name for the set, of the last part of its path that says something.
+
+    >>> [name_of(path) for path in ("data/raw/Pets/captions.csv", "s3://b/LAION 400m/{000..010}.tar", "data/raw", "x/val.tar")]
+    ['pets', 'laion-400m', 'mine', 'val']
+    """
+    for part in reversed(path.split("/")):
+        name = re.sub(r"[^a-z0-9._-]+", "-", part.split(".")[0].lower()).strip("-._")
+        if name and name not in COMMON and not re.search(r"[*?{\[:]", part) and not name.isdecimal():
+            return name
+    return "mine"
+
+
+def to_paste(name: str, params: SetParams) -> dict[str, Any]:
+    """The overlay that trains on this set alone."""
+    said = params.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    return {
+        "prepare": {"sources": [name], "sets": {name: {"path": params.path, "kind": params.kind, **said}}},
+        "train": {"mixture": {"emoji": 0, "scenes": 0, name: 1}},
+    }
+
+
+def unwatched(path: str) -> str | None:
+    """A sentence, if DVC would not notice that the set changes."""
+    if is_remote(path):
+        return f"DVC does not see {path}: after a change there run dvc repro --force prepare"
+    if not path.startswith(WATCHED):
+        return f"DVC watches {WATCHED} alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
+    return None
+
+
+def told(name: str, found: Survey) -> Iterator[str]:
+    """Lines for a person."""
+    facts = found.facts
+    size = f", {facts['bytes'] / 1e6:,.1f} MB" if facts.get("bytes") else ""
+    count = facts.get("files")
+    of_files = f", {count if isinstance(count, int) else len(count):,} files{size}" if count else ""
+    items = f", {facts['items']:,} inputs" if facts["items"] is not None else ""
+    yield f"{name}: read as {found.params.kind}{of_files}{items}; {facts['looked_at']:,} looked at"
+    if columns := facts["columns"]:
+        yield f"columns: {', '.join(f'{what} {_names(which)}' for what, which in columns.items() if which)}"
+    if facts["captions_a_picture"]:
+        each, words = facts["captions_a_picture"], facts["words_a_caption"]
+        yield f"captions: {_range(each)} a picture, of {_range(words)} words; {facts['different_captions']:.0%} differ"
+        formats = ", ".join(f"{number:,} {form}" for form, number in facts["formats"].items())
+        yield f"pictures: {formats}; {_range(facts['width'])} px wide, {_range(facts['height'])} px high"
+        yield f"splits: {', '.join(f'{number:,} {split}' for split, number in facts['splits'].items())} of those looked at"
+    if labels := facts["labels"]:
+        yield f"labels: {labels['different']:,}, such as {', '.join(labels['commonest'])}"
+        if all(CODE.fullmatch(label) for label in labels["commonest"]):
+            yield "labels: these are no words, and make no captions; name them in a YAML file (the set's key classes)"
+    for reason, rows in facts["rejected"].items():
+        yield f"rejected: {rows['count']:,} {reason} (first {rows['first']})"
+
+
+def _params(given: Mapping[str, Any]) -> SetParams:
+    try:
+        return SetParams.model_validate({key: value for key, value in given.items() if value})
+    except ValidationError as error:
+        raise UserError(explain(error, SetParams)) from None
+
+
+def _check(name: str, params: SetParams) -> None:
+    try:
+        check_names({name: params})
+    except ValueError as error:
+        raise UserError(f"--name: {error}") from None
+
+
+def _card(one: Picture) -> Card:
+    text = " / ".join(one.candidate.captions)
+    return Card(one.candidate.image, text, (f"{one.candidate.split}, {one.width} x {one.height} px", one.candidate.key))
+
+
+def _watched(inputs: Iterator[Any]) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return iter(track(inputs, "looking", total=LOOKED_AT, console=Console(file=sys.stderr), transient=True))
+
+
+def _range(spread: Mapping[str, float]) -> str:
+    least, most = spread["least"], spread["most"]
+    return f"{least:,g}" if least == most else f"{least:,g} to {most:,g} (median {spread['median']:,g})"
+
+
+def _names(which: Any) -> str:
+    return which if isinstance(which, str) else " and ".join(which)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from layoutkit import put
+from preparekit import picture
+
+from limoe.config import SetParams
+from limoe.data.sources import Candidate, Rejected, candidates, open_set
+from limoe.errors import UserError
+
+
+def read(root: Path, **changes: Any) -> tuple[dict[str, Candidate], list[tuple[str, str]]]:
+    """Candidates by key, and (key, reason) of what was rejected."""
+    source = open_set("mine", SetParams.model_validate({"path": "set"} | changes), root)
+    found = list(candidates(source))
+    assert len(found) == source.total
+    rejected = [(r.key.removeprefix("mine/"), r.reason) for r in found if isinstance(r, Rejected)]
+    return {c.key.removeprefix("mine/"): c for c in found if isinstance(c, Candidate)}, rejected
+
+
+def captions(found: dict[str, Candidate]) -> dict[str, tuple[str, ...]]:
+    return {key: candidate.captions for key, candidate in found.items()}
+
+
+def splits(found: dict[str, Candidate]) -> dict[str, str]:
+    return {key: candidate.split for key, candidate in found.items()}
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def coco(*rows: tuple[int, str, list[str]]) -> dict[str, Any]:
+    images = [{"id": number, "file_name": name} for number, name, _ in rows]
+    return {"images": images, "annotations": [{"image_id": n, "caption": text} for n, _, texts in rows for text in texts]}
+
+
+def test_coco_has_a_file_a_split_and_its_pictures_elsewhere(tmp_path: Path) -> None:
+    for number, name in enumerate(("train2017/1.jpg", "train2017/2.jpg", "val2017/3.jpg")):
+        put(tmp_path / "set" / name, number)
+    write(tmp_path / "set" / "annotations" / "captions_train2017.json", coco((7, "1.jpg", ["a  cat", "cat"]), (8, "2.jpg", [])))
+    write(tmp_path / "set" / "annotations" / "captions_val2017.json", coco((7, "3.jpg", ["a dog"]), (9, "gone.jpg", ["x"])))
+    write(tmp_path / "set" / "annotations" / "instances_val2017.json", {"images": 3})
+    found, rejected = read(tmp_path)
+    assert captions(found) == {"train2017/1.jpg": ("a cat", "cat"), "val2017/3.jpg": ("a dog",)}
+    assert splits(found) == {"train2017/1.jpg": "train", "val2017/3.jpg": "val"}
+    assert rejected == [("train2017/2.jpg", "empty-caption"), ("gone.jpg", "missing-file")]
+    one = read(tmp_path, path="set/annotations/captions_val2017.json", images="set/val2017", split="test")[0]
+    assert splits(one) == {"3.jpg": "test"}
+    assert read(tmp_path, path="set/annotations", images="set", kind="coco")[0].keys() == found.keys()
+
+
+def test_karpathys_splits_are_kept_and_the_rest_is_for_training(tmp_path: Path) -> None:
+    rows = [("1.jpg", "restval"), ("2.jpg", "train"), ("3.jpg", "val"), ("4.jpg", "test")]
+    for name, _ in rows:
+        put(tmp_path / "set" / "deep" / name, 1)
+    images = [{"filename": name, "split": split, "sentences": [{"raw": name, "tokens": []}]} for name, split in rows]
+    write(tmp_path / "set" / "dataset_coco.json", {"images": images})
+    found, rejected = read(tmp_path)
+    assert rejected == []
+    assert splits(found) == {"deep/1.jpg": "train", "deep/2.jpg": "train", "deep/3.jpg": "val", "deep/4.jpg": "test"}
+
+
+def test_flickr8ks_token_file_and_its_lists(tmp_path: Path) -> None:
+    for number in range(4):
+        put(tmp_path / "set" / "Flicker8k_Dataset" / f"{number}.jpg", number)
+    lines = [
+        "0.jpg#0\tA cat .",
+        "0.jpg#1\tOne cat",
+        "1.jpg#0\tA dog",
+        "2.jpg#0\tA bird",
+        "3.jpg#0\tno list",
+        "4.jpg.1#0\tgone",
+        "no caption",
+    ]
+    write(tmp_path / "set" / "Flickr8k.token.txt", "\n".join(lines))
+    for split, number in (("train", 0), ("dev", 1), ("test", 2)):
+        write(tmp_path / "set" / f"Flickr_8k.{split}Images.txt", f"{number}.jpg\n")
+    found, rejected = read(tmp_path, val_fraction=0, test_fraction=0)
+    assert found["Flicker8k_Dataset/0.jpg"].captions == ("A cat .", "One cat")
+    assert list(splits(found).values()) == ["train", "val", "test", "train"]
+    assert rejected == [("4.jpg.1", "missing-file"), ("no caption", "missing-file")]
+
+
+@pytest.mark.parametrize(
+    "file, lines",
+    [
+        ("results_20130124.token", "0.jpg#0\tA cat"),
+        ("captions.txt", 'image,caption\n0.jpg,"A cat"'),
+        ("results.csv", "image_name| comment_number| comment\n0.jpg| 0| A cat"),
+    ],
+)
+def test_flickr30k_and_kaggles_forms(tmp_path: Path, file: str, lines: str) -> None:
+    put(tmp_path / "set" / "images" / "0.jpg", 0)
+    write(tmp_path / "set" / file, lines)
+    assert captions(read(tmp_path)[0]) == {"images/0.jpg": ("A cat",)}
+    assert captions(read(tmp_path, path=f"set/{file}", images="set", kind="flickr")[0]) == {"images/0.jpg": ("A cat",)}
+
+
+def test_names_in_captions_files_lead_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(picture())
+    put(tmp_path / "set" / "0.jpg", 0)
+    (tmp_path / "set" / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    rows = [(1, "../secret.jpg", ["x"]), (2, "link.jpg", ["x"]), (3, "../deep/0.jpg", ["good"]), (4, "0.jpg", ["\ud83d"])]
+    write(tmp_path / "set" / "captions_x.json", coco(*rows))
+    found, rejected = read(tmp_path)
+    assert captions(found) == {"0.jpg": ("good",)}
+    assert sorted(rejected) == [("../secret.jpg", "missing-file"), ("0.jpg", "bad-row"), ("link.jpg", "path-escape")]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[]", "neither COCO's captions nor Karpathy's"),
+        ('{"images": [{"id": 1, "file_name": 3}], "annotations": []}', "a picture's name is 3"),
+        ('{"images": [{"id": 1}], "annotations": []}', "neither COCO's captions nor Karpathy's"),
+        ("[" * 100_000, "neither COCO's captions nor Karpathy's"),
+        ("{", "not valid JSON"),
+        ('{"images": [], "annotations": []}', "no pictures below it; say with the set's key images where they are"),
+    ],
+)
+def test_json_of_another_form_is_the_users_mistake(tmp_path: Path, content: str, message: str) -> None:
+    if "no pictures" not in message:
+        put(tmp_path / "set" / "0.jpg", 0)
+    write(tmp_path / "set" / "captions_x.json", content)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path)
+
+
+def test_a_text_beside_each_picture(tmp_path: Path) -> None:
+    for number, name in enumerate(("train/a", "train/sub/b.x", "dev/c", "dev/none", "dev/bad")):
+        put(tmp_path / "set" / f"{name}.jpg", number)
+    for name, content in {
+        "train/a": b"\xef\xbb\xbfone\n\n two \n",
+        "train/sub/b.x": b"b",
+        "dev/c": b"c\x00d",
+        "dev/bad": b"\xff",
+    }.items():
+        (tmp_path / "set" / f"{name}.txt").write_bytes(content)
+    (tmp_path / "secret.txt").write_text("secret")
+    put(tmp_path / "set" / "dev" / "link.jpg", 9)
+    (tmp_path / "set" / "dev" / "link.txt").symlink_to(tmp_path / "secret.txt")
+    found, rejected = read(tmp_path)
+    assert captions(found) == {"train/a.jpg": ("one", "two"), "train/sub/b.x.jpg": ("b",), "dev/c.jpg": ("c d",)}
+    assert splits(found) == {"train/a.jpg": "train", "train/sub/b.x.jpg": "train", "dev/c.jpg": "val"}
+    assert rejected == [("dev/bad.jpg", "bad-row"), ("dev/link.jpg", "empty-caption"), ("dev/none.jpg", "empty-caption")]
+    source = open_set("mine", SetParams(path="set"), tmp_path)
+    (part,) = source.parts
+    assert {tmp_path / "set" / "train" / "a.jpg", tmp_path / "set" / "train" / "a.txt"} <= set(source.inputs(part))
+    assert len(source.inputs(part)) == 2 * 6
+
+
+def test_class_folders_become_captions(tmp_path: Path) -> None:
+    for number, name in enumerate(("maine_coon/0.jpg", "maine_coon/1.jpg", "pug/0.jpg")):
+        put(tmp_path / "set" / name, number)
+    found, rejected = read(tmp_path)
+    assert rejected == []
+    assert [(c.label, c.captions) for c in found.values()] == [("maine coon", ("a photo of a maine coon",))] * 2 + [
+        ("pug", ("a photo of a pug",))
+    ]
+    write(tmp_path / "names.yaml", "[Maine Coon, [Pug, small dog]]")
+    found = read(tmp_path, classes="names.yaml", templates=["{}."])[0]
+    assert captions(found)["pug/0.jpg"] == ("Pug.", "small dog.")
+    write(tmp_path / "names.yaml", "[Maine Coon]")
+    with pytest.raises(UserError, match=r"1 class names, but .* has 2 classes"):
+        read(tmp_path, classes="names.yaml")
+
+
+def test_class_folders_below_folders_of_splits(tmp_path: Path) -> None:
+    for number, name in enumerate(("train/cat/0.jpg", "val/cat/0.jpg", "val/dog/0.jpg")):
+        put(tmp_path / "set" / name, number)
+    found = read(tmp_path)[0]
+    assert splits(found) == {"train/cat/0.jpg": "train", "val/cat/0.jpg": "val", "val/dog/0.jpg": "val"}
+    assert [c.label for c in found.values()] == ["cat", "cat", "dog"]
+    put(tmp_path / "set" / "val" / "loose.jpg", 1)
+    with pytest.raises(UserError, match=r"loose\.jpg lies beside the class folders"):
+        read(tmp_path)
+
+
+def test_what_nobody_knows_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "notes.md", "x")
+    for path in ("set", "set/notes.md"):
+        with pytest.raises(UserError, match=r"holds none of what is known: tars, Parquet"):
+            read(tmp_path, path=path)
+    with pytest.raises(UserError, match="nowhere: no file here"):
+        read(tmp_path, path="nowhere")

@@ -1,0 +1,224 @@
+"""`limoe inspect`: what it says of sets that were made to be known, its picture, and that what it prints is what works."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.testing
+import yaml
+from layoutkit import number_of, put, tar
+from layoutkit import picture as flat_picture
+from PIL import Image, ImageFont
+from preparekit import ROOT, ingested, picture
+
+from limoe import cli
+from limoe.config import Params, SetParams
+from limoe.data import sheet
+from limoe.data.sheet import GAP, LINE, LINES, NOTES, SIDE, Card, contact_sheet, font_for, wrap
+from limoe.data.sources import build
+from limoe.data.survey import survey
+from limoe.inspection import unwatched
+from limoe.overlay import load_document, merge
+
+PHOTOS = ROOT.parent / "shared" / "data"
+EXAMPLES = (
+    "data.sources.splits",
+    "data.sources.texts",
+    "data.sources.base",
+    "data.sources.classes",
+    "data.formats.samples",
+    "inspection",
+)
+
+
+def limoe(*arguments: str) -> Any:
+    return typer.testing.CliRunner().invoke(cli.app, list(arguments), env={"COLUMNS": "160", "NO_COLOR": "1"})
+
+
+def overlaid(section: dict[str, Any]) -> Params:
+    document = load_document(ROOT / "params.yaml")
+    merge(document, section)
+    return Params.parse(document, "what inspect printed")
+
+
+@pytest.fixture
+def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three good pictures and two bad rows, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / "raw" / "pets"
+    folder.mkdir(parents=True)
+    for number, size in enumerate(((20, 16), (40, 30), (10, 60))):
+        (folder / f"{number}.png").write_bytes(picture(number, *size))
+    rows = ["0.png,a grey cat,cat,train", "0.png,the cat sleeps,,", "1.png,a dog,dog,val", "2.png,a grey cat,cat,train"]
+    (folder / "rows.csv").write_text("\n".join(["file_name,text,label,split", *rows, "gone.png,x,,", "1.png,y,,holdout"]))
+    return folder
+
+
+def test_what_is_said_is_counted_right(pets: Path) -> None:
+    result = limoe("inspect", "data/raw/pets/rows.csv", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["name"], told["kind"], told["items"], told["looked_at"], told["pictures"]) == ("rows", "table", 5, 5, 4)
+    assert told["columns"] == {"image": "file_name", "captions": ["text"], "label": "label", "split": "split", "group": None}
+    assert told["captions_a_picture"] == {"least": 1, "median": 1, "mean": 1.3, "most": 2}
+    assert told["words_a_caption"] == {"least": 2, "median": 3.0, "mean": 2.8, "most": 3}
+    assert told["different_captions"] == 0.75
+    assert told["labels"] == {"different": 2, "commonest": ["cat", "dog"]}
+    assert told["splits"] == {"train": 2, "val": 1}
+    assert (told["width"]["least"], told["height"]["most"], told["shorter_side"]["median"]) == (10, 60, 16)
+    assert told["formats"] == {"PNG": 3}
+    assert {reason: row["count"] for reason, row in told["rejected"].items()} == {"missing-file": 1, "bad-split": 1}
+    assert told["rejected"]["bad-split"]["first"].startswith("rows/1.png: line 7: split 'holdout'")
+    assert Path(told["sheet"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_printed_works_when_it_is_merged(pets: Path) -> None:
+    result = limoe("inspect", "data/raw/pets/rows.csv", "--name", "mine", "--column", "caption=text", "--out", "here.png")
+    assert result.exit_code == 0, result.stderr
+    assert "mine: read as table, 1 files, 5 inputs; 5 looked at" in result.stdout
+    assert "captions: 1 to 2 (median 1) a picture, of 2 to 3 (median 3) words; 75% differ" in result.stdout
+    assert Path("here.png").is_file()
+    params = overlaid(yaml.safe_load(result.stdout[result.stdout.index("prepare:") :].split("\n\n")[0]))
+    assert params.prepare.sets["mine"].columns.caption == "text"
+    assert params.train.mixture == {"emoji": 0, "scenes": 0, "mine": 1}
+    assert build(params.prepare, Path())["mine"].total == 5
+
+
+def test_a_large_set_is_looked_at_here_and_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limoe.data.survey.LOOKED_AT", 10)
+    monkeypatch.setattr("limoe.data.survey.PARTS", 3)
+    for name in range(6):
+        tar(tmp_path, {f"{n}": {"png": flat_picture(n), "txt": b"x"} for n in range(8)}, name=f"{name}")
+    found = survey("mine", SetParams(path="."), tmp_path, iter)
+    assert [one.candidate.key for one in found.pictures] == [
+        f"mine/{t}/{n}" for t, count in ((0, 3), (2, 3), (4, 4)) for n in range(count)
+    ]
+    assert (found.facts["items"], found.facts["looked_at"], found.facts["files"]) == (None, 10, 6)
+    assert [one.candidate.key[-3:] for one in found.samples(4)] == ["0/0", "0/2", "2/2", "4/1"]
+    assert len(found.samples(50)) == 10
+
+
+def test_labels_that_are_no_words_are_pointed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, wnid in enumerate(("n01440764", "n01443537")):
+        put(tmp_path / "data" / "raw" / "net" / wnid / "0.png", number)
+    shown = limoe("inspect", "data/raw/net").stdout
+    assert "labels: these are no words, and make no captions; name them in a YAML file (the set's key classes)" in shown
+    assert "DVC" not in shown
+
+
+def test_what_dvc_would_not_notice_is_told() -> None:
+    assert unwatched("data/raw/pets") is None
+    assert unwatched("elsewhere") == (
+        "DVC watches data/raw alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
+    )
+    assert (
+        unwatched("s3://bucket/a.tar") == "DVC does not see s3://bucket/a.tar: after a change there run dvc repro --force prepare"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (("nowhere",), "error: nowhere: no file here\n"),
+        (("data/raw/pets/rows.csv", "--kind", "csv"), "error: kind = 'csv' is not allowed"),
+        (("data/raw/pets/rows.csv", "--name", "emoji"), "error: --name: the name 'emoji' is taken"),
+        (("data/raw/pets/rows.csv", "--column", "text"), "error: --column text: must look like caption=NAME"),
+        (("data/raw/pets/rows.csv", "--column", "words=text"), "error: unknown key columns.words"),
+        (("data/raw/pets/rows.csv", "--column", "caption=words"), "there is no 'words', which its key columns names"),
+        (("data/raw/pets/rows.csv", "--images", "gone"), "error: images: gone is no folder"),
+    ],
+)
+def test_mistakes_get_a_sentence(pets: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    result = limoe("inspect", *arguments)
+    assert (result.exit_code, sentence in result.stderr) == (2, True), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_set_without_a_good_picture_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.tar").write_bytes(b"no tar")
+    shown = limoe("inspect", "a.tar").stdout
+    assert "rejected: 1 broken-tar (first a/a.tar: behind its beginning:" in shown
+    assert "samples: none, every input that was looked at is rejected" in shown
+
+
+def test_pictures_are_laid_out_in_rows() -> None:
+    cards = [Card(flat_picture(10 * number), f"picture {number}", ("train",)) for number in range(7)]
+    drawn = Image.open(io.BytesIO(contact_sheet(cards)))
+    height = SIDE + (LINES + NOTES) * LINE + 2 * GAP
+    assert drawn.size == (5 * (SIDE + GAP) + GAP, 2 * height + GAP)
+    for number in range(7):
+        middle = (GAP + number % 5 * (SIDE + GAP) + SIDE // 2, GAP + number // 5 * height + SIDE // 2)
+        assert drawn.getpixel(middle)[0] == 10 * number
+        below = drawn.crop(
+            (middle[0] - SIDE // 2, middle[1] + SIDE // 2 + GAP // 2, middle[0] + SIDE // 2, middle[1] + SIDE // 2 + 30)
+        )
+        assert below.convert("L").getextrema()[0] < 100  # ink
+    assert number_of(cards[3].image) == 30
+    assert Image.open(io.BytesIO(contact_sheet(cards[:1]))).width == SIDE + 2 * GAP
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a b c d e f g h",
+        "word " * 9,
+        "x" * 300,
+        "一只猫坐在红色沙发上看着窗外的鸟" * 9,
+        "שלום עולם",
+        "\u202ea\u202c",
+        "",
+        "é" * 3,
+    ],
+)
+def test_captions_of_any_script_are_wrapped_within_the_width(text: str) -> None:
+    font = font_for(text)
+    lines = wrap(text, font, 120, 3)
+    assert len(lines) <= 3
+    assert all(line == line.strip() for line in lines)
+    assert all(font.getlength(line) <= 120 for line in lines)
+    whole = "".join(lines).replace(" ", "")
+    assert whole.removesuffix("…") == text.replace(" ", "")[: len(whole.removesuffix("…"))]
+    assert whole.endswith("…") == (len(whole.removesuffix("…")) < len(text.replace(" ", "")))
+
+
+def test_a_font_is_chosen_that_has_the_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = sheet._fonts()[0]
+    mathematical = str(Path(own).with_name("STIXNonUni.ttf"))  # has letters where others have none
+    broken = str(ROOT / "params.yaml")
+    monkeypatch.setattr(sheet, "_fonts", lambda: (own, broken, mathematical))
+    only = next(iter(sheet._characters(mathematical) - sheet._characters(own)))
+    assert (font_for("cat").path, font_for(chr(only) * 3).path) == (own, mathematical)
+    assert isinstance(font_for("\U0010fffd"), ImageFont.FreeTypeFont)  # that nobody has: drawn as a box
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_the_examples_in_docstrings_are_true(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"limoe.{module}"))
+    assert (results.failed, results.attempted > 0) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "folder, kind, splits", [("flickr8k", "webdataset", {"train", "val", "test"}), ("imagenet-sample", "imagefolder", None)]
+)
+def test_real_sets_are_found_out_and_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, kind: str, splits: Any
+) -> None:
+    if not (PHOTOS / folder).is_dir():
+        pytest.skip(f"../shared/data/{folder} is not here")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").symlink_to(PHOTOS / folder)
+    path = "set/val-*.tar" if kind == "webdataset" else "set"
+    told = json.loads(limoe("inspect", path, "--name", "real", "--json").stdout)
+    assert (told["kind"], told["looked_at"], told["rejected"]) == (kind, 1000, {})
+    params = overlaid(told["params"]).prepare
+    manifest = ingested(build(params, tmp_path), params, tmp_path / "out")
+    assert sum(split["rows"] for split in manifest["splits"].values()) == 1000
+    assert set(manifest["splits"]) == {"train", "val", "test"}
