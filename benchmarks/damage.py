@@ -23,7 +23,9 @@ def seeds() -> Mapping[str, Sequence[bytes]]:
         "webdataset": [_tar(pictures)],
         "parquet": [_parquet(pictures)],
         "coco": [_coco()],
-        "flickr8k": _tokens(),
+        "flickr": _tokens(),
+        "csv": [_tokens()[1]],
+        "jsonl": [_lines()],
     }
 
 
@@ -130,3 +132,10 @@ def _tokens() -> list[bytes]:
     lines = "".join(f"{number % 3}.jpg#{number // 3}\tcaption {number}\n" for number in range(6))
     table = "image,caption\n" + "".join(f'{number % 3}.jpg,"caption, {number}"\n' for number in range(6))
     return [lines.encode(), table.encode()]
+
+
+def _lines() -> bytes:
+    rows = [
+        {"image": f"{number % 3}.jpg", "caption": f"caption {number}", "label": number % 3, "group": "g"} for number in range(6)
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -15,14 +15,18 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from PIL import Image
 
 from benchmarks.damage import Damage, seeds
-from limoe.config import EvalSetParams
+from limoe.config import EvalSetParams, SetParams
+from limoe.config.sets import Kind
 from limoe.data.duplicates import hash_encoded
 from limoe.data.rgb import to_rgb
+from limoe.data.sources import Rejected, candidates
+from limoe.data.sources import open_set as open_source
 from limoe.data.transforms import decode_uint8
 from limoe.data.verify import BadImage, measure
 from limoe.errors import UserError
@@ -63,20 +67,48 @@ def read_set(kind: str, name: str, folder: Path, pictures: Path | None = None) -
     return read
 
 
+def read_source(kind: Kind, name: str, folder: Path, pictures: Path | None = None) -> Read:
+    """Reads a file as the set of this kind that is prepared, to the last candidate, all of whose texts a file can hold."""
+    params = SetParams(path=str(folder / name), kind=kind, images=str(pictures) if pictures else None)
+
+    def read(content: bytes) -> str:
+        (folder / name).write_bytes(content)
+        try:
+            for one in candidates(open_source("fuzzed", params, folder)):
+                texts = astuple(one) if isinstance(one, Rejected) else (one.key, one.split_group, one.label or "", *one.captions)
+                "".join(texts).encode()
+        except UserError:
+            return "UserError"
+        return "taken"
+
+    return read
+
+
 def readers(folder: Path) -> Mapping[str, Read]:
-    """By kind of file, what reads it. folder: of files, written anew for each."""
-    places = {name: folder / name for name in ("tars", "parquet", "captions", "pictures")}
-    for place in places.values():
+    """What reads a file of the kind that the last word names. folder: of files, written anew for each."""
+    tars, columns, told, pictures = places = [folder / name for name in ("tars", "columns", "captions", "pictures")]
+    for place in places:
         place.mkdir()
     for number in range(3):  # those that the captions name
-        (places["pictures"] / f"{number}.jpg").write_bytes(seeds()["picture"][0])
+        (pictures / f"{number}.jpg").write_bytes(seeds()["picture"][0])
     return {
         "picture": read_picture,
-        "webdataset": read_set("webdataset", "a.tar", places["tars"]),
-        "parquet": read_set("parquet", "a.parquet", places["parquet"]),
-        "coco": read_set("coco", "captions.json", places["captions"], places["pictures"]),
-        "flickr8k": read_set("flickr8k", "captions.txt", places["captions"], places["pictures"]),
+        "evaluate webdataset": read_set("webdataset", "a.tar", tars),
+        "evaluate parquet": read_set("parquet", "a.parquet", columns),
+        "evaluate coco": read_set("coco", "captions.json", told, pictures),
+        "evaluate flickr": read_set("flickr8k", "captions.txt", told, pictures),
+        "prepare webdataset": read_source("webdataset", "a.tar", tars),
+        "prepare parquet": read_source("parquet", "a.parquet", columns),
+        "prepare coco": read_source("coco", "captions.json", told, pictures),
+        "prepare flickr": read_source("flickr", "captions.txt", told, pictures),
+        "prepare csv": read_source("table", "a.csv", told, pictures),
+        "prepare jsonl": read_source("table", "a.jsonl", told, pictures),
     }
+
+
+def files_for(reader: str) -> Sequence[bytes]:
+    """Whole files that it can read."""
+    return seeds()[reader.split()[-1]]
 
 
 def fuzz(read: Read, files: Sequence[bytes], count: int, seed: int) -> tuple[Counter[str], list[tuple[bytes, str]]]:
@@ -104,12 +136,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = 0
     with tempfile.TemporaryDirectory() as folder:
         for kind, read in readers(Path(folder)).items():
-            counts, finds = fuzz(read, seeds()[kind], asked.files, asked.seed)
+            counts, finds = fuzz(read, files_for(kind), asked.files, asked.seed)
             print(f"{kind}: {dict(counts.most_common())}, {len(finds)} finds", flush=True)
+            name = kind.replace(" ", "-")
             for content, how in finds:
                 asked.keep.mkdir(parents=True, exist_ok=True)
-                (asked.keep / f"{kind}-{found:04d}").write_bytes(content)
-                print(f"  {kind}-{found:04d}: {how}", flush=True)
+                (asked.keep / f"{name}-{found:04d}").write_bytes(content)
+                print(f"  {name}-{found:04d}: {how}", flush=True)
                 found += 1
     return int(found > 0)
 
