@@ -73,3 +73,10 @@ def test_a_find_is_kept_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert fuzz.main(["--files", "2", "--keep", str(tmp_path / "finds")]) == 1
     assert "2 finds" in capsys.readouterr().out
     assert [path.name for path in sorted((tmp_path / "finds").iterdir())] == ["picture-0000", "picture-0001"]
+
+
+@pytest.mark.parametrize("reader", ["evaluate parquet", "prepare parquet"])
+def test_a_column_whose_name_is_no_text_is_the_users_mistake(reader: str, readers: Any) -> None:
+    """pyarrow raises a UnicodeDecodeError only when the file's columns are listed."""
+    (whole,) = seeds()["parquet"]
+    assert readers[reader](whole.replace(b"element", b"elemen\xe8")) == "UserError"
