@@ -1,6 +1,7 @@
 """`params.yaml`, typed: one frozen model a section. A file for each; what others need of them is named here."""
 
 from limoe.config.compare import CompareParams, FetchedModel, LocalModel
+from limoe.config.duplicates import DuplicateParams
 from limoe.config.evaluate import EvalSetParams, EvaluateParams, ProbeParams, TrainPictures, named_once
 from limoe.config.filters import CaptionParams, ClipScoreParams, PictureParams
 from limoe.config.machine import MachineParams
@@ -23,6 +24,7 @@ __all__ = [
     "ColumnParams",
     "CompareParams",
     "Contestant",
+    "DuplicateParams",
     "EmojiParams",
     "EvalSetParams",
     "EvaluateParams",

@@ -43,6 +43,11 @@ class Params(Section):
                 f"train.mixture.{unknown[0]}: not among prepare.sources, which are {', '.join(self.prepare.sources)}; a share of "
                 "0 leaves it out"
             )
+        if unknown := [name for name in self.prepare.duplicates.against if name not in self.evaluate.sets]:
+            raise ValueError(
+                f"prepare.duplicates.against: {unknown[0]!r} is none of evaluate.sets, which are "
+                f"{', '.join(self.evaluate.sets) or 'none'}"
+            )
         experts, owners = self.model.moe.experts, self.machine.expert_parallel
         if experts % owners:
             raise ValueError(f"machine.expert_parallel ({owners}) must divide model.moe.experts ({experts})")

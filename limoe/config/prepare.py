@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from limoe.config.duplicates import DuplicateParams
 from limoe.config.filters import CaptionParams, ClipScoreParams, PictureParams
 from limoe.config.section import Section
 from limoe.config.sets import SetParams, check_names
@@ -58,7 +59,17 @@ class PrepareParams(Section):
     pictures: PictureParams
     captions: CaptionParams
     clip_score: ClipScoreParams | None
+    duplicates: DuplicateParams
     tokenizer: TokenizerParams
+
+    @model_validator(mode="after")
+    def _compares_what_is_alike(self) -> Self:
+        anew = self.pictures.encode != "keep" or self.pictures.shortest_side is not None
+        if anew and self.duplicates.against and self.duplicates.radius is None:
+            raise ValueError(
+                "duplicates.against needs a duplicates.radius where pictures are encoded anew: their bytes are no test set's"
+            )
+        return self
 
     @field_validator("sources")
     @classmethod

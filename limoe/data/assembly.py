@@ -17,13 +17,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from limoe.data.parts import RECORDS, REFUSED, Made, PartTask, Workshop
-from limoe.data.rows import Drops, Rows, leakage, repeated_keys
+from limoe.data.parts import HASHES, RECORDS, REFUSED, Made, PartTask, Workshop
+from limoe.data.repeats import Evaluated, repeated_pictures
+from limoe.data.rows import Rows, leakage, repeated_keys
 from limoe.data.schema import TRAIN
 from limoe.data.shards import REJECTED_SCHEMA, RowWriter, Shard
 from limoe.data.sources import Rejected
 
-DETAILS = {"duplicate-key": "an earlier row has this key"}  # of what shows only beside another row, `{other}` its key
+DETAILS = {  # of what shows only beside another picture, `{other}` its key
+    "duplicate-key": "an earlier row has this key",
+    "duplicate-picture": "byte for byte that of {other}",
+    "near-duplicate": "nearly that of {other}",
+    "evaluated-picture": "byte for byte that of {other}",
+    "near-evaluated": "nearly that of {other}",
+}
 NAMED_PARTS = 64  # whose keys are held while rejected rows are written
 CONTENT = ("key", "split", "sha256", "captions")
 
@@ -31,13 +38,19 @@ CONTENT = ("key", "split", "sha256", "captions")
 class Assembly:
     """The set that the parts make up. What it holds of a row is in Rows; all else it reads again from the parts when asked."""
 
-    def __init__(self, shop: Workshop, tasks: Sequence[PartTask], made: Sequence[Made]) -> None:
-        """made: what came of each task."""
+    def __init__(
+        self, shop: Workshop, tasks: Sequence[PartTask], made: Sequence[Made], evaluated: Evaluated | None = None
+    ) -> None:
+        """made: what came of each task. evaluated: pictures that must not be trained on."""
         self._shop, self._tasks, self._made = shop, tasks, made
-        self._rows = Rows.read([shop.part(task.number) / RECORDS for task in tasks], [part.rows for part in made])
-        self._drops = dropped(self._rows)
+        folders = [shop.part(task.number) for task in tasks]
+        hashes = [folder / HASHES for folder in folders] if shop.params.duplicates.radius is not None else []
+        self._rows = Rows.read([folder / RECORDS for folder in folders], [part.rows for part in made], hashes)
+        self._drops = [repeated_keys(self._rows)]
         self._kept = np.ones(len(self._rows.keys), np.bool_)
-        for drop in self._drops:
+        self._kept[self._drops[0].rows] = False
+        for drop in repeated_pictures(self._rows, self._kept.copy(), TRAIN, shop.params.duplicates, evaluated):
+            self._drops.append(drop)
             self._kept[drop.rows] = False
         self._names = lru_cache(maxsize=NAMED_PARTS)(self._read_names)
 
@@ -120,16 +133,14 @@ class Assembly:
     def _beside(self, part: int, made: Made) -> Iterator[tuple[int, Rejected]]:
         """Likewise what is dropped of its records."""
         start, stop = self._rows.starts[part : part + 2]
-        found = [(row, other, drop.reason) for drop in self._drops for row, other in drop.between(start, stop)]
+        found = [(row, other, drop) for drop in self._drops for row, other in drop.between(start, stop)]
         if found:
             refused = pq.read_table(self._shop.part(part) / REFUSED, columns=["position"])["position"].to_numpy()
             positions = np.delete(np.arange(made.rows + len(refused)), refused)
-            for row, other, reason in sorted(found):
+            for row, other, drop in sorted(found, key=itemgetter(0)):
                 key, source = self._name(row)
-                yield (
-                    int(positions[row - start]),
-                    Rejected(key, source, reason, DETAILS[reason].format(other=self._name(other)[0])),
-                )
+                repeated = self._name(other)[0] if drop.names is None else drop.names[other]
+                yield int(positions[row - start]), Rejected(key, source, drop.reason, DETAILS[drop.reason].format(other=repeated))
 
     def _name(self, row: int) -> tuple[str, str]:
         """The row's key and source."""
@@ -139,8 +150,3 @@ class Assembly:
 
     def _read_names(self, part: int) -> pa.Table:
         return pq.read_table(self._shop.part(part) / RECORDS, columns=["key", "source"], partitioning=None)
-
-
-def dropped(rows: Rows) -> list[Drops]:
-    """Rows that do not enter the set because of others, by reason; a row is dropped for one reason alone."""
-    return [repeated_keys(rows)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from limoe.config import CaptionParams
 from limoe.errors import UserError
 
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # Python's strings may hold one alone, and no file can
 Why = tuple[str, str]  # reason and detail, as in sources.Rejected
 
 
@@ -23,6 +25,8 @@ class CaptionCheck:
     def __call__(self, caption: str) -> Why | None:
         """Why the caption does not stay, or None if it does."""
         params = self._params
+        if SURROGATE.search(caption):
+            return "bad-caption", "half a surrogate pair, which is no character"
         if len(caption) < params.min_chars or len(caption) > (params.max_chars or len(caption)):
             most = "" if params.max_chars is None else f", at most {params.max_chars}"
             return "caption-length", f"{len(caption)} characters; prepare.captions wants at least {params.min_chars}{most}"

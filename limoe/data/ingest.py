@@ -20,6 +20,7 @@ from limoe import files
 from limoe.data.assembly import Assembly
 from limoe.data.parts import Made, PartTask, Workshop
 from limoe.data.prepared import MANIFEST, REJECTED, TOKENIZER, VERSION
+from limoe.data.repeats import Evaluated
 from limoe.data.schema import TRAIN
 from limoe.data.shards import Written
 from limoe.data.tokenizer import Tokenizer
@@ -27,13 +28,16 @@ from limoe.data.workers import Workers
 from limoe.errors import UserError
 
 
-def ingest(shop: Workshop, workers: Workers, packages: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def ingest(
+    shop: Workshop, workers: Workers, packages: Mapping[str, Any], out: Path, evaluated: Evaluated | None = None
+) -> dict[str, Any]:
     """Write shards, rejected rows, tokenizer and, last, the manifest into the folder `out`; returns the manifest.
 
-    packages: what sources.check_sources found. UserError if no training row is left, with the commonest reason.
+    packages: what sources.check_sources found. evaluated: pictures that must not be trained on. UserError if no training row is
+    left, with the commonest reason.
     """
     tasks = shop.tasks()
-    assembly = Assembly(shop, tasks, _make(shop, workers, tasks))
+    assembly = Assembly(shop, tasks, _make(shop, workers, tasks), evaluated)
     if not assembly.count(TRAIN):
         raise UserError(f"nothing is left to train on: {assembly.explain()}")
     splits = _splits(_write(shop, workers, assembly, out))

@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from limoe import files
 from limoe.config import PrepareParams
 from limoe.data.captions import CaptionCheck
 from limoe.data.checks import Checks, Opens, Scorer
+from limoe.data.duplicates import hash_encoded
 from limoe.data.schema import SCHEMA, Record
 from limoe.data.shards import REJECTED_SCHEMA, RowWriter, Shard, Written, record_writer
 from limoe.data.sources import Part, Rejected, Source, build
 from limoe.errors import UserError
 from limoe.provenance import code_hash
 
-RECORDS, REFUSED, DONE = "records.parquet", "rejected.parquet", "part.json"
+RECORDS, REFUSED, HASHES, DONE = "records.parquet", "rejected.parquet", "hashes.parquet", "part.json"
+HASHED_TOGETHER = 64  # pictures
 REFUSED_SCHEMA = REJECTED_SCHEMA.append(pa.field("position", pa.int64(), nullable=False))  # among the part's candidates
 
 
@@ -124,6 +127,8 @@ class Workshop:
                 checks = Checks(self.params, self._words, self.scorer)
                 rows, rejected = _write(checks.run(source.candidates(task.part)), new)
                 dropped = dict(sorted(checks.dropped.items()))
+                if self.params.duplicates.radius is not None:
+                    _write_hashes(new)
                 made = Made(rows, rejected, dropped, files.sha256_file(new / RECORDS), inputs)
                 files.write_json(new / DONE, asdict(made))
         return task, made
@@ -145,6 +150,14 @@ def _write(found: Iterable[Record | Rejected], folder: Path) -> tuple[int, dict[
                 refused.add({**asdict(one), "position": position})
                 reasons[one.reason] += 1
     return rows, dict(sorted(reasons.items()))
+
+
+def _write_hashes(folder: Path) -> None:
+    """Write what the records' pictures look like."""
+    with pq.ParquetFile(folder / RECORDS) as file:
+        batches = file.iter_batches(HASHED_TOGETHER, columns=["image"])
+        hashes = [hash_encoded(image) for batch in batches for image in batch["image"].to_pylist()]
+    pq.write_table(pa.table({"hash": pa.array(hashes, pa.uint64())}), folder / HASHES)
 
 
 def _code(opens: Opens | None) -> str:

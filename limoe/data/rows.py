@@ -1,4 +1,4 @@
-"""What is known of every row while a set is put together: 34 bytes a row in arrays, never its picture or its captions.
+"""What is known of every row while a set is put together: 34 to 42 bytes a row in arrays, never its picture or its captions.
 
 Axes: N rows of all parts in the order of the set, P parts, D rows that are dropped, 2 halves of a hash.
 """
@@ -6,7 +6,7 @@ Axes: N rows of all parts in the order of the set, P parts, D rows that are drop
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ class Rows:
     """N rows that passed the checks.
 
     starts: (P + 1,) number of each part's first row, at last N. keys, pictures: hashes. split: (N,) uint16, which of `splits`.
+    perceptual: (N,) uint64 hashes of what pictures look like, empty where they are of no account.
     """
 
     starts: NDArray[np.int64]
@@ -30,10 +31,11 @@ class Rows:
     pictures: Hashes
     split: NDArray[np.uint16]
     splits: Sequence[str]
+    perceptual: NDArray[np.uint64]
 
     @classmethod
-    def read(cls, records: Sequence[Path], counts: Sequence[int]) -> Rows:
-        """From each part's file of records, which holds so many rows."""
+    def read(cls, records: Sequence[Path], counts: Sequence[int], hashes: Sequence[Path] = ()) -> Rows:
+        """From each part's file of records, which holds so many rows, and of perceptual hashes, if there are any."""
         starts = np.cumsum([0, *counts], dtype=np.int64)
         keys, pictures = (np.empty((starts[-1], 2), np.uint64) for _ in range(2))
         split = np.empty(starts[-1], np.uint16)
@@ -42,10 +44,11 @@ class Rows:
             own = slice(starts[number], starts[number + 1])
             table = pq.read_table(path, columns=["key", "split", "sha256"], partitioning=None)
             digests = (hashlib.sha256(key.encode()).digest() for key in table["key"].to_pylist())
-            keys[own] = _hashes(digests)
-            pictures[own] = _hashes(map(bytes.fromhex, table["sha256"].to_pylist()))
+            keys[own] = halves(digests)
+            pictures[own] = halves(map(bytes.fromhex, table["sha256"].to_pylist()))
             split[own] = [splits.setdefault(name, len(splits)) for name in table["split"].to_pylist()]
-        return cls(starts, keys, pictures, split, list(splits))
+        perceptual = [pq.read_table(path, partitioning=None)["hash"].to_numpy() for path in hashes]
+        return cls(starts, keys, pictures, split, list(splits), np.concatenate([np.empty(0, np.uint64), *perceptual]))
 
     def in_split(self, name: str) -> NDArray[np.bool_]:
         """(N,) whether a row is in this split."""
@@ -63,12 +66,13 @@ class Rows:
 class Drops:
     """D rows that passed the checks, and do not enter the set because of another one.
 
-    rows: ascending. others: of each, the row because of which. reason: as in sources.Rejected.
+    rows: ascending. others: of each, the row because of which; or, with `names`, which of these. reason: as in sources.Rejected.
     """
 
     reason: str
     rows: NDArray[np.int64]
     others: NDArray[np.int64]
+    names: Sequence[str] | None = None
 
     def between(self, start: int, stop: int) -> list[tuple[int, int]]:
         """(row, other) of the rows from `start` to before `stop`."""
@@ -107,5 +111,6 @@ def leakage(rows: Rows, kept: NDArray[np.bool_], training: str) -> dict[str, int
     return {name: int((trained[first] & kept & rows.in_split(name)).sum()) for name in others}
 
 
-def _hashes(digests: Iterator[bytes]) -> Hashes:
+def halves(digests: Iterable[bytes]) -> Hashes:
+    """(N, 2) of N digests of 16 bytes or more."""
     return np.frombuffer(b"".join(digest[:HASH_BYTES] for digest in digests), np.uint64).reshape(-1, 2)

@@ -1,4 +1,9 @@
-"""Whether an encoded picture decodes to its end, and how large it is: the check that every foreign picture passes through."""
+"""Whether an encoded picture decodes to its end, and how large it is: the check that every foreign picture passes through.
+
+Of an animation or a file of several pages that is the first picture. What is bounded, whatever the bytes are: pixels, by their
+header; memory, by the pixels and the bytes; work, by the reads of Pillow's parsers, which some headers drive a byte at a time,
+and by the scans of a JPEG, each of which may be a few bytes that go over the whole picture.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,10 @@ import warnings
 
 from PIL import Image
 
+from limoe.data.rgb import to_rgb
+
+MOST_READS = 200_000  # of one picture: a fraction of a second; the largest that are allowed need a tenth of it
+MOST_SCANS = 100  # of a JPEG; encoders write 10
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none whose decoder starts another program, as EPS does
 
 
@@ -21,7 +30,7 @@ class BadImage(Exception):
 
 
 def measure(image: bytes, max_pixels: int) -> tuple[int, int]:
-    """(width, height) in px of a picture that decodes to its end; BadImage says why it does not.
+    """(width, height) in px of a picture, upright, that decodes to its end and becomes RGB; BadImage says why it does not.
 
     The header is read first, and a picture that claims more than `max_pixels` is refused before anything is decoded.
     """
@@ -29,6 +38,8 @@ def measure(image: bytes, max_pixels: int) -> tuple[int, int]:
         raise BadImage("zero-size", "0 bytes")
     if claimed := _claimed_size(image):
         _check_size(*claimed, max_pixels)
+    if image.startswith(b"\xff\xd8") and (scans := image.count(b"\xff\xda")) > MOST_SCANS:
+        raise BadImage("too-many-scans", f"a JPEG of {scans} scans; allowed are {MOST_SCANS}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata, and Pillow's own limit: ours is max_pixels
         return _decode(image, max_pixels)
@@ -36,7 +47,7 @@ def measure(image: bytes, max_pixels: int) -> tuple[int, int]:
 
 def _decode(image: bytes, max_pixels: int) -> tuple[int, int]:
     try:
-        opened = Image.open(io.BytesIO(image), formats=FORMATS)
+        opened = Image.open(_Bounded(image), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadImage("too-many-pixels", str(error)) from None
     except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
@@ -44,9 +55,32 @@ def _decode(image: bytes, max_pixels: int) -> tuple[int, int]:
     _check_size(*opened.size, max_pixels)
     try:
         opened.load()
+        _check_mode(opened.mode)
+        return to_rgb(opened).size
+    except BadImage:
+        raise
     except Exception as error:  # likewise
         raise _bad(error, image) from None
-    return opened.size
+
+
+class _Bounded(io.BytesIO):
+    """A file in memory that may be read so many times."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._left = MOST_READS
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Like any file's; OSError when it has been read too often."""
+        self._left -= 1
+        if self._left < 0:
+            raise OSError(f"its header or its chunks need more than {MOST_READS} reads")
+        return super().read(size)
+
+
+def _check_mode(mode: str) -> None:
+    if mode == "F":
+        raise BadImage("undecodable", "floating-point pixels, of which nothing says what is black and what is white")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from limoe.config import EvalSetParams, TrainPictures
 from limoe.data.formats.classes import Classes, in_order, read_classes, read_mapping, read_templates
 from limoe.data.formats.folders import pictures_in, subfolders
@@ -16,6 +18,8 @@ from limoe.evals.layouts import Layout, class_folders, holds
 from limoe.evals.packed import parquet, webdataset
 from limoe.evals.sets import EvalSet
 
+BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError, RecursionError, AttributeError, TypeError)  # the last two: odd JSON
+MOST_TOLD = 300  # characters of what a library says
 VALIDATION = ("val", "validation", "ILSVRC2012_img_val")  # what people call the folder that holds ImageNet's
 TRAINING = ("train", "ILSVRC2012_img_train")
 
@@ -27,6 +31,9 @@ def open_set(name: str, params: EvalSetParams, project: Path) -> EvalSet:
         return data if params.train is None else replace(data, train=_training(data, params, params.train, project))
     except UserError as error:
         raise UserError(f"evaluate.sets.{name}: {error}") from None
+    except BROKEN as error:
+        told = " ".join(str(error).split())[:MOST_TOLD]
+        raise UserError(f"evaluate.sets.{name}: {params.path} has a broken file ({type(error).__name__}: {told})") from None
 
 
 def _own_classes(name: str, params: EvalSetParams, project: Path) -> EvalSet:

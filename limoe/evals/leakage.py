@@ -1,4 +1,4 @@
-"""Which pictures of a set the training has seen: byte for byte, or nearly.
+"""Which pictures of an evaluation set the training has seen, or must not see: byte for byte, or nearly.
 
 Near means what limoe.data.duplicates measures: another encoding, size or brightness of one photo, and drawings that resemble each
 other. Only this project's training set is known; what else a model that was trained elsewhere has seen is not.
@@ -8,7 +8,7 @@ Axes: N pictures of a set, T training pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,10 @@ import torch
 
 from limoe.data.duplicates import PLAIN, RADIUS, Hashes, first_near, hash_encoded
 from limoe.data.prepared import Prepared
+from limoe.data.repeats import Evaluated
+from limoe.data.rgb import UNDECODABLE
 from limoe.data.schema import TRAIN
+from limoe.errors import UserError
 from limoe.evals.encoder import Track
 from limoe.evals.pictures import PIECE, ParquetColumn, Pictures, content_hash
 from limoe.evals.seen import Leakage, Seen
@@ -28,26 +31,50 @@ from limoe.files import sha256_json
 from limoe.provenance import code_hash
 
 
-class TrainingPictures:
-    """The training pictures of a prepared set, to look others up among. store: keeps hashes, whose computation takes a fraction
-    of a millisecond a picture. Memory: 100 bytes a training picture, and PIECE pictures."""
+class Hasher:
+    """Perceptual hashes of pictures; a fraction of a millisecond each, and kept."""
 
-    def __init__(self, prepared: Prepared, store: Store, track: Track) -> None:
-        self._prepared, self._store, self._track = prepared, store, track
-
-    @classmethod
-    def open(cls, prepared: Prepared, kept: Path, track: Track) -> TrainingPictures:
+    def __init__(self, kept: Path, track: Track) -> None:
         """kept: the folder of stores."""
         key = sha256_json({"code": code_hash("limoe.data.duplicates"), "pillow": PIL.__version__})[:16]
-        return cls(prepared, Store(kept / key), track)
+        self._store, self._track = Store(kept / key), track
+
+    def __call__(self, pictures: Pictures, digests: Sequence[str], name: str) -> Hashes:
+        """uint64 of each picture, PIECE of which are in memory. digests: what names them. UserError if one cannot be decoded."""
+
+        def compute() -> torch.Tensor:
+            starts = range(0, len(pictures), PIECE)
+            tracked = self._track(starts, f"{name}: perceptual hashes", len(starts))
+            hashes = [_hashed(image, digests[row], name) for start in tracked for row, image in _numbered(pictures, start)]
+            return torch.from_numpy(np.array(hashes, dtype=np.uint64).view(np.int64))
+
+        return self._store.get("hashes", content_hash(digests), compute).numpy().view(np.uint64)
+
+
+def _numbered(pictures: Pictures, start: int) -> Iterable[tuple[int, bytes]]:
+    return enumerate(pictures.read(start, PIECE), start)
+
+
+def _hashed(image: bytes, digest: str, name: str) -> int:
+    try:
+        return hash_encoded(image)
+    except UNDECODABLE as error:
+        raise UserError(f"{name}: the picture of SHA-256 {digest[:16]}... cannot be decoded: {error}") from None
+
+
+class TrainingPictures:
+    """The training pictures of a prepared set, to look others up among. Memory: 100 bytes a training picture."""
+
+    def __init__(self, prepared: Prepared, hasher: Hasher) -> None:
+        self._prepared, self._hasher = prepared, hasher
 
     def leakage(self, data: EvalSet) -> Leakage:
         """Which of its pictures are training pictures."""
-        hashes_N = self._hashes(data.images, data.digests, data.name)
+        hashes_N = self._hasher(data.images, data.digests, data.name)
         near_N = first_near(hashes_N, self._hashes_T, RADIUS).tolist()
         exact_N = [self._first.get(digest, -1) for digest in data.digests]
         seen = [
-            Seen(key, self._keys_T[exact if exact >= 0 else near], exact >= 0)
+            Seen(key, self._told["key"][exact if exact >= 0 else near], exact >= 0)
             for key, exact, near in zip(data.keys, exact_N, near_N, strict=True)
             if exact >= 0 or near >= 0
         ]
@@ -58,10 +85,6 @@ class TrainingPictures:
         found: dict[str, list[str]] = self._prepared.table(TRAIN, ["key", "sha256"]).to_pydict()
         return found
 
-    @property
-    def _keys_T(self) -> list[str]:
-        return self._told["key"]
-
     @cached_property
     def _first(self) -> dict[str, int]:
         """The first row of each SHA-256."""
@@ -70,15 +93,12 @@ class TrainingPictures:
 
     @cached_property
     def _hashes_T(self) -> Hashes:
-        return self._hashes(ParquetColumn(self._prepared.shards(TRAIN), "image"), self._told["sha256"], TRAIN)
+        return self._hasher(ParquetColumn(self._prepared.shards(TRAIN), "image"), self._told["sha256"], TRAIN)
 
-    def _hashes(self, pictures: Pictures, digests: Sequence[str], name: str) -> Hashes:
-        """uint64 of each picture. digests: what names them."""
 
-        def compute() -> torch.Tensor:
-            starts = range(0, len(pictures), PIECE)
-            tracked = self._track(starts, f"{name}: perceptual hashes", len(starts))
-            hashes = [hash_encoded(image) for start in tracked for image in pictures.read(start, PIECE)]
-            return torch.from_numpy(np.array(hashes, dtype=np.uint64).view(np.int64))
-
-        return self._store.get("hashes", content_hash(digests), compute).numpy().view(np.uint64)
+def evaluated_pictures(sets: Sequence[EvalSet], hasher: Hasher | None) -> Evaluated:
+    """The pictures of these sets, as what must not be trained on. hasher: None where only bytes count."""
+    names = [f"{data.name}/{key}" for data in sets for key in data.keys]
+    digests = [digest for data in sets for digest in data.digests]
+    hashes = [hasher(data.images, data.digests, data.name) for data in sets] if hasher else []
+    return Evaluated.of(names, digests, np.concatenate([np.empty(0, np.uint64), *hashes]))

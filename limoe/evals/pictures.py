@@ -139,10 +139,15 @@ class ParquetColumn:
     def _group(self, index: int) -> list[bytes]:
         if self._held[0] != index:
             path, group = self._groups[index]
-            with pq.ParquetFile(path) as file:
-                column = file.read_row_group(group, columns=[self._column]).column(0)
+            try:
+                with pq.ParquetFile(path) as file:
+                    column = file.read_row_group(group, columns=[self._column]).column(0)
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a column's name
+                raise UserError(f"{path}: its row group {group} cannot be read ({' '.join(str(error).split())})") from None
             for name in self._column.split(".")[1:]:
                 column = pa.chunked_array([chunk.field(name) for chunk in column.chunks], pa.binary())
+            if len(column) != self._starts[index + 1] - self._starts[index]:
+                raise UserError(f"{path}: its row group {group} has other rows than the file says")
             self._held = (index, column.to_pylist())
         return self._held[1]
 

@@ -30,7 +30,7 @@ from limoe.data.schema import SELECTION_SPLITS
 from limoe.dist import pick_device
 from limoe.errors import UserError
 from limoe.evals.encoder import Encoder, Track
-from limoe.evals.leakage import TrainingPictures
+from limoe.evals.leakage import Hasher, TrainingPictures
 from limoe.evals.models.opened import Unfetchable
 from limoe.evals.models.registry import open_other
 from limoe.evals.routing.analysis import analyse
@@ -165,7 +165,7 @@ def _record_routing(prepared: Prepared, model: Path, pairs: int, device: torch.d
 def _record_leakage(prepared: Prepared, external: Sequence[EvalSet], kept: Path, name: str, out: Path) -> None:
     """Which evaluated pictures are training pictures; what leaks is printed as well."""
     with _bars(name) as track:
-        training = TrainingPictures.open(prepared, kept, track)
+        training = TrainingPictures(prepared, Hasher(kept, track))
         found = [training.leakage(data) for data in chain(external, open_splits(prepared))]
     for leakage in found:
         if leakage.seen:

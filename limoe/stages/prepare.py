@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from limoe.config import Params
 from limoe.data.checks import Opens
 from limoe.data.ingest import ingest
 from limoe.data.parts import Plan, Workshop
+from limoe.data.repeats import Evaluated
 from limoe.data.sources import build, check_sources
 from limoe.data.workers import open_workers
 from limoe.errors import UserError
@@ -47,7 +48,7 @@ def run(params: Params, paths: Paths) -> None:
         _discard(paths, but=work)
         shop = Workshop(Plan.of(params.prepare, paths.root, work, opens), sources)
         with files.atomic_directory(paths.prepared) as folder, open_workers(params.machine) as workers:
-            manifest = ingest(shop, workers, packages, folder)
+            manifest = ingest(shop, workers, packages, folder, _evaluated(params, paths))
     files.write_json(paths.timing("prepare"), {"seconds": round(time.perf_counter() - start, 3)})
     print_summary(manifest)
     if os.getppid() == parent:  # else whoever started this has died, will not know of it, and starts it again
@@ -86,6 +87,27 @@ def _opens_scorer(params: Params, paths: Paths) -> Opens | None:
     from limoe.evals.scoring import OpensScorer
 
     return OpensScorer.of(params.prepare.clip_score.model, paths.root, params.machine.device)
+
+
+def _evaluated(params: Params, paths: Paths) -> Evaluated | None:
+    """The pictures of the sets that prepare.duplicates.against names. Only then evaluation is imported, and torch with it."""
+    asked = params.prepare.duplicates
+    if not asked.against:
+        return None
+    from rich.progress import Progress
+
+    from limoe.evals.external import open_set
+    from limoe.evals.leakage import Hasher, evaluated_pictures
+
+    sets = [open_set(name, params.evaluate.sets[name], paths.root) for name in asked.against]
+    if asked.radius is None:
+        return evaluated_pictures(sets, None)
+    with Progress(transient=True) as progress:
+
+        def track(steps: Iterable[int], what: str, count: int) -> Iterable[int]:
+            return progress.track(steps, total=count, description=what)
+
+        return evaluated_pictures(sets, Hasher(paths.embeddings, track))
 
 
 def _discard(paths: Paths, but: Path | None = None) -> None:

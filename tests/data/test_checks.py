@@ -125,7 +125,7 @@ def test_captions_are_kept_by_their_length() -> None:
     check = words("min_chars=3", "max_chars=5")
     assert [check(text) is None for text in ("ab", "abc", "häuse", "abcdef")] == [False, True, True, False]
     assert check("ab") == ("caption-length", "2 characters; prepare.captions wants at least 3, at most 5")
-    assert words("min_chars=3")("x" * 100_000) is None
+    assert words("min_chars=3", "max_chars=null")("x" * 100_000) is None
     with pytest.raises(UserError, match=r"max_chars \(2\) must not be below min_chars \(3\)"):
         words("min_chars=3", "max_chars=2")
 
@@ -177,7 +177,7 @@ def test_captions_go_alone_and_the_last_one_takes_the_record_with_it() -> None:
         candidate("d", b"no picture", captions=("long enough",)),
     ]
     for settings, reason, detail in (
-        (("captions.min_chars=5",), "caption-length", "1 characters; prepare.captions wants at least 5"),
+        (("captions.min_chars=5",), "caption-length", "1 characters; prepare.captions wants at least 5, at most 10000"),
         ((SCORED,), "low-clip-score", "0.010"),
     ):
         found, dropped = checked(items, *settings)

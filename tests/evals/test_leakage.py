@@ -16,9 +16,10 @@ from PIL import Image, ImageEnhance
 
 from limoe.data.prepared import Prepared
 from limoe.data.schema import SCHEMA
+from limoe.errors import UserError
 from limoe.evals import leakage
-from limoe.evals.leakage import TrainingPictures
-from limoe.evals.pictures import Files
+from limoe.evals.leakage import Hasher, TrainingPictures
+from limoe.evals.pictures import Column, Files
 from limoe.evals.seen import Leakage, Seen
 from limoe.evals.sets import COLUMNS, EvalSet
 
@@ -74,7 +75,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def training(prepared: Prepared, kept: Path) -> TrainingPictures:
-    return TrainingPictures.open(prepared, kept, lambda steps, what, count: steps)
+    return TrainingPictures(prepared, Hasher(kept, lambda steps, what, count: steps))
 
 
 SEEN = (
@@ -109,3 +110,11 @@ def test_no_picture_is_hashed_twice(prepared: Prepared, tmp_path: Path, monkeypa
     first = training(prepared, tmp_path).leakage(data)
     monkeypatch.delattr(leakage, "hash_encoded")
     assert training(prepared, tmp_path).leakage(replace(data)) == first
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    hasher = Hasher(tmp_path, lambda steps, what, count: steps)
+    broken = encode(photo(0))[:500]
+    digest = hashlib.sha256(broken).hexdigest()
+    with pytest.raises(UserError, match=f"own: the picture of SHA-256 {digest[:16]}... cannot be decoded"):
+        hasher(Column(pa.chunked_array([[encode(photo(1)), broken]])), ["00", digest], "own")

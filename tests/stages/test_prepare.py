@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from picturekit import photo
 from preparekit import ROOT, params_with, picture
 
 from limoe.config import Params
@@ -176,3 +177,27 @@ def test_it_says_how_many_held_out_pictures_are_training_pictures(tmp_path: Path
     paths = run(root, *chosen, "prepare.sets={mine: {path: captions.csv, images: images, kind: table}}")
     assert "pictures that are also training pictures, byte for byte: 1 of val" in capsys.readouterr().out
     assert Prepared(paths.prepared).manifest["leakage"] == {"val": 1}
+
+
+def test_training_pictures_of_a_test_set_are_dropped_when_asked(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    project(root)
+    for folder in ("images", "test/thing", "test/other"):
+        (root / folder).mkdir(parents=True)
+    for number in range(4):
+        photo(number).save(root / "images" / f"{number}.png")
+    shutil.copy(root / "images" / "1.png", root / "test" / "thing" / "same.png")
+    photo(2).save(root / "test" / "other" / "alike.jpg", quality=60)
+    rows = [f"{number}.png,picture number {number},train" for number in range(4)]
+    (root / "captions.csv").write_text("image,caption,split\n" + "\n".join(rows))
+    mine = "prepare.sets={mine: {path: captions.csv, images: images, kind: table}}"
+    chosen = ("prepare.sources=[mine]", "train.mixture={mine: 1}", mine)
+    sets = "evaluate.sets={own: {path: test, kind: folder}}"
+    asked = "prepare.duplicates={drop: leaked, radius: 6, against: [own]}"
+    paths = run(root, *chosen, sets, asked)
+    assert Prepared(paths.prepared).table("train", ["key"])["key"].to_pylist() == ["mine/0.png", "mine/3.png"]
+    rejected = pq.read_table(paths.prepared / "rejected.parquet").to_pylist()
+    assert [(row["key"], row["reason"], row["detail"]) for row in rejected] == [
+        ("mine/1.png", "evaluated-picture", "byte for byte that of own/thing/same.png"),
+        ("mine/2.png", "near-evaluated", "nearly that of own/other/alike.jpg"),
+    ]

@@ -54,7 +54,7 @@ class InColumns(OwnSource):
             for first, batch in self.batches(part):
                 for row in range(batch.num_rows):
                     yield self._item(place, f"{place.stem}/{first + row:07d}", batch, row)
-        except (pa.ArrowException, OSError, MemoryError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
             detail = " ".join(str(error).split())[:300]
             yield self.rejected(f"{place.name}/{part.start}", BadImage("unreadable", f"broken from here on: {detail}"))
 

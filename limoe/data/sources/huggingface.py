@@ -37,7 +37,7 @@ class HuggingFace(InColumns):
             try:
                 with _reader(place) as reader:
                     self.know(place, reader.schema)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a column's name
                 raise UserError(f"{place.address}: no Arrow file that can be read ({' '.join(str(error).split())})") from None
 
     @property

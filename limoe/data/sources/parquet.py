@@ -37,7 +37,7 @@ class Parquet(InColumns):
                     told = file.metadata
                     self._groups[place.name] = [told.row_group(group).num_rows for group in range(told.num_row_groups)]
                     self.know(place, file.schema_arrow)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a column's name
                 self._broken[place.name] = " ".join(str(error).split())[:300]
         if len(self._broken) == len(places):
             raise UserError(f"{places[0].address}: no Parquet file that can be read ({self._broken[places[0].name]})")
