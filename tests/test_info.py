@@ -95,6 +95,12 @@ def test_your_own_file_is_described_like_a_preset(project: Path, tmp_path: Path)
     assert limoe("info", path).stderr == "next: dvc repro\n"
 
 
+def test_the_router_auto_needs_its_suggestion(project: Path) -> None:
+    refused = limoe("info", str(project / "params.yaml"), "--set", "model.moe.router=auto")
+    assert refused.exit_code == 2
+    assert "run `limoe balance` first" in refused.stderr
+
+
 def test_a_preset_becomes_settings(project: Path, tmp_path: Path) -> None:
     own, params = tmp_path / "own.yaml", tmp_path / "params.yaml"
     params.write_text((project / "params.yaml").read_text())

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from limoe.config import Params
+from limoe.data.suggestion import with_suggestion
 from limoe.errors import UserError
 from limoe.model.costs import TRAINING_PER_FORWARD, training_cost, training_memory
 from limoe.model.flops import active_parameters, total_parameters, tower_flops
 from limoe.model.presets import Preset, find_preset
+from limoe.paths import Paths
 from limoe.placement import moe_layers
 from limoe.report.published import ROWS
 
@@ -48,7 +50,8 @@ def schedule_of(samples: float | None, **devices: float | int | None) -> Schedul
 def find_model(name: str, overrides: tuple[str, ...] = ()) -> tuple[Preset, int]:
     """(the model, pairs of a batch): a preset, or the limoe that a file of parameters (*.yaml) describes, with overrides.
 
-    UserError for an unknown preset, a file that is missing or wrong, or overrides of a preset.
+    UserError for an unknown preset, a file that is missing or wrong, overrides of a preset, or the router `auto` without its
+    suggestion.
     """
     if not name.endswith(YAML):
         if overrides:
@@ -59,7 +62,7 @@ def find_model(name: str, overrides: tuple[str, ...] = ()) -> tuple[Preset, int]
         return find_preset(name), PAIRS
     if not Path(name).is_file():
         raise UserError(f"{name}: no such file")
-    params = Params.load(Path(name), overrides)
+    params = with_suggestion(Params.load(Path(name), overrides), Paths(Path(name).parent))
     tokenizer = params.prepare.tokenizer
     entries = OPEN_CLIP_ENTRIES if tokenizer.kind == "open_clip" else tokenizer.vocab_size
     train = params.train_for("limoe")
