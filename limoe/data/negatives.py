@@ -1,6 +1,6 @@
 """False negatives of the contrastive loss: captions of a batch that say the same, or nearly.
 
-Axes: P drawn pairs, V different tokens among their captions.
+Axes: P drawn pairs, V different tokens among their captions, D draws, S sources.
 
 Equal captions are counted in closed form (limoe.data.statistics.equal_pairs). Nearly equal ones, here, are different captions
 whose sets of tokens overlap by `ALIKE` at least (Jaccard: shared tokens over all tokens of the two). What a batch holds of them
@@ -9,7 +9,7 @@ is counted in drawn batches: exact for each, with memory bounded by `MOST` pairs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean, stdev
@@ -44,15 +44,17 @@ class Negatives:
         equal = equal_pairs([part.folded_RK for part in parts.values()], drawn)
         sample, rng = min(batch, MOST), np.random.default_rng(SEED)
         scale = batch * (batch - 1) / (sample * (sample - 1))
-        counts = [scale * _alike_in_a_draw(parts, mixture_counts(shares, sample), rng) for _ in range(DRAWS)]
+        rows_of = list(mixture_counts(shares, batch).values())
+        draws_DS = rng.multivariate_hypergeometric(rows_of, sample, DRAWS) if sample < batch else [rows_of] * DRAWS
+        counts = [scale * _alike_in_a_draw(parts.values(), draw_S, rng) for draw_S in draws_DS]
         return cls(batch, equal, fmean(counts), stdev(counts) / DRAWS**0.5)
 
 
-def _alike_in_a_draw(parts: Mapping[str, Rows], counts: Mapping[str, int], rng: np.random.Generator) -> int:
+def _alike_in_a_draw(parts_S: Iterable[Rows], wanted_S: Iterable[int], rng: np.random.Generator) -> int:
     captions: list[Sequence[int]] = []
-    for name, wanted in counts.items():
-        rows = rng.permutation(len(parts[name]))[:wanted].tolist()
-        captions += [ids_K[int(rng.integers(len(ids_K)))] for ids_K in (parts[name].ids_RK[row] for row in rows)]
+    for part, wanted in zip(parts_S, wanted_S, strict=True):
+        rows = rng.permutation(len(part))[:wanted].tolist()
+        captions += [ids_K[int(rng.integers(len(ids_K)))] for ids_K in (part.ids_RK[row] for row in rows)]
     return alike_pairs(captions)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +31,10 @@ def some_captions(rng: random.Random, count: int) -> list[list[int]]:
 def rows_of(captions: list[list[int]], source: str = "a") -> Rows:
     folded = [[" ".join(map(str, ids))] for ids in captions]
     return Rows([source] * len(captions), [str(i) for i in range(len(captions))], [[ids] for ids in captions], folded)
+
+
+def vars_of(rows: Rows) -> tuple[Sequence[Any], ...]:
+    return rows.sources, rows.pictures, rows.ids_RK, rows.folded_RK
 
 
 def test_alike_pairs_against_brute_force() -> None:
@@ -60,6 +66,19 @@ def test_a_large_batch_is_judged_by_a_sample(monkeypatch: pytest.MonkeyPatch) ->
     found = Negatives.of(rows_of(captions), {"a": 1.0}, 100)
     assert found.error > 0
     assert found.alike == pytest.approx(brute_force(captions), abs=4 * found.error)
+
+
+def test_a_source_too_small_for_the_sample_is_no_error_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of a batch's 100 rows are less than one of a sample of 25: some samples have one, none has always one."""
+    monkeypatch.setattr(negatives, "MOST", 25)
+    captions = [[5, place + 10, EOS] for place in range(98)]
+    rare = [[5, 6, 7, 8, 9, EOS], [5, 6, 7, 8, EOS]]
+    parts = rows_of(captions), rows_of(rare, "b")
+    rows = Rows(*(list(one) + list(other) for one, other in zip(*map(vars_of, parts), strict=True)))
+    monkeypatch.setattr(negatives, "DRAWS", 400)
+    found = Negatives.of(rows, {"a": 0.98, "b": 0.02}, 100)
+    assert found.error > 0
+    assert found.alike == pytest.approx(1, abs=4 * found.error)
 
 
 @pytest.mark.parametrize(
