@@ -103,7 +103,7 @@ def worst_warnings(worst: WorstCase, moe: MoeParams) -> Iterator[str]:
     """What the worst case gives reason to say where nothing keeps text from it."""
     used = next(size for size in worst.sizes if size.pairs == moe.group_pairs)
     free = moe.aux_coefficient == 0 or moe.aux_weights.global_text == 0
-    if free and moe.router in ("auto", "top-k") and used.kept_priority < worst.target:
+    if free and moe.router == "top-k" and used.kept_priority < worst.target:
         yield (
             f"nothing keeps text from gathering on one expert, where at best {used.kept_priority:.0%} of it would be placed: set "
             f"model.moe.aux_weights.global_text above 0, or model.moe.capacity_factor to {used.factor_priority:.2f}"

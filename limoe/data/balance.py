@@ -20,7 +20,7 @@ from limoe.data.schema import SELECTION_SPLITS, TRAIN
 from limoe.data.scope import Scope
 from limoe.data.scripts import Kind, kinds
 from limoe.data.settings import Setting, settings
-from limoe.data.statistics import Rows, Track, Validation, Vocabulary
+from limoe.data.statistics import Lengths, Rows, Track, Validation, Vocabulary
 
 BATCH = "a training batch"
 
@@ -81,12 +81,14 @@ def analyse(prepared: Prepared, params: Params, track: Track) -> BalanceReport:
     everything = Rows.of(prepared, TRAIN, track)
     source_rows(everything.sources, list(shares))
     train = everything.only(*shares)
+    unk_id, length, images = prepared.tokenizer.unk_id, model.tower.text_length, model.tower.image_tokens
+    lengths = Lengths.of(train.ids_RK, train.weights(shares), length)
+    suggestion = suggested(images, lengths.mean, model.moe, target)
+    if model.moe.router == "auto":
+        model = model.model_copy(update={"moe": model.moe.model_copy(update=suggestion)})
+    moe = model.moe
     scopes = [Scope.of(BATCH, train, shares, model, params.balance)]
     scopes += [Scope.of(name, train.only(name), {name: 1.0}, model, params.balance) for name in shares if len(shares) > 1]
-    lengths, images = scopes[0].lengths, model.tower.image_tokens
-    suggestion = suggested(images, lengths.mean, model.moe, target)
-    moe = model.moe.model_copy(update=suggestion) if model.moe.router == "auto" else model.moe
-    unk_id, length = prepared.tokenizer.unk_id, model.tower.text_length
     validation = [
         Validation.of(split, Rows.of(prepared, split, track), train, unk_id, length)
         for split in prepared.splits
@@ -99,8 +101,8 @@ def analyse(prepared: Prepared, params: Params, track: Track) -> BalanceReport:
         kinds=kinds(train, unk_id, length),
         validation=tuple(validation),
         negatives=Negatives.of(train, shares, params.train.batch),
-        worst=WorstCase.of(images, lengths.mean, moe, target, group_sizes(params.train.batch)),
-        settings=settings(model.model_copy(update={"moe": moe}), lengths, target),
+        worst=WorstCase.of(images, lengths.mean, moe, target, group_sizes(params.train.batch, moe.group_pairs)),
+        settings=settings(model, lengths, target),
         suggestion=suggestion,
         text_length=length,
         in_use=moe.model_dump(include=set(suggestion)) | dict(zip(("tau_text", "tau_image"), moe.thresholds, strict=True)),

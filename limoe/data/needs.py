@@ -118,13 +118,13 @@ def group_of(image_tokens: int, text_tokens: float, moe: MoeParams, pairs: int) 
     return Group(image_tokens * pairs, text, moe.experts, moe.k, moe.capacity_factor)
 
 
-def group_sizes(batch: int) -> Sequence[int]:
-    """The group sizes to look at: the batch, halved as often as it goes.
+def group_sizes(batch: int, used: int) -> Sequence[int]:
+    """The group sizes to look at: the one in use, and the batch, halved as often as it goes.
 
-    >>> group_sizes(96)
-    [3, 6, 12, 24, 48, 96]
+    >>> group_sizes(96, 32)
+    [3, 6, 12, 24, 32, 48, 96]
     """
-    return [batch >> halvings for halvings in range(batch.bit_length()) if batch % (1 << halvings) == 0][::-1]
+    return sorted({used} | {batch >> halvings for halvings in range(batch.bit_length()) if batch % (1 << halvings) == 0})
 
 
 def suggested(image_tokens: int, text_tokens: float, moe: MoeParams, target: float) -> dict[str, Any]:

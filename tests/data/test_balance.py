@@ -17,7 +17,7 @@ import pytest
 from limoe.config import ModelParams, Params
 from limoe.data.advice import caption_warnings, kind_warnings, negatives_warnings, routing_warnings, worst_warnings
 from limoe.data.balance import BATCH, BalanceReport, analyse
-from limoe.data.needs import Needs, WorstCase, round_up, suggested
+from limoe.data.needs import Needs, WorstCase, group_sizes, round_up, suggested
 from limoe.data.negatives import Negatives
 from limoe.data.prepared import Prepared
 from limoe.data.scripts import Kind
@@ -288,6 +288,24 @@ def test_the_suggestion_raises_capacity_where_groups_are_small() -> None:
     assert suggested(36, 9.0, model(experts=16).moe, 0.95)["capacity_factor"] == 1.05
     again = low.model_copy(update=values)
     assert suggested(36, 9.0, again, 0.95) == values, "whoever follows it is not advised again"
+
+
+def test_auto_is_judged_by_what_it_stands_for(
+    make_prepared: Callable[..., Path], make_row: Callable[..., dict[str, Any]]
+) -> None:
+    """Groups of two pairs ask for more capacity than 1.05: auto has it already, and need not be told."""
+    prepared = Prepared(make_prepared([make_row("emoji", i, [f"cat {i}"]) for i in range(4)]))
+    asked = (asking({"emoji": 1.0}, group_pairs=2, router=router) for router in ("top-k", "auto"))
+    plain, auto = (analyse(prepared, params, quietly) for params in asked)
+    assert any("raise model.moe.capacity_factor" in warning for warning in plain.warnings)
+    assert not any("raise model.moe.capacity_factor" in warning for warning in auto.warnings)
+    assert auto.suggestion == plain.suggestion
+    assert auto.scopes[0].routing.capacity > plain.scopes[0].routing.capacity
+
+
+def test_group_sizes_have_the_one_in_use() -> None:
+    assert group_sizes(96, 96) == [3, 6, 12, 24, 48, 96]
+    assert group_sizes(96, 32) == [3, 6, 12, 24, 32, 48, 96]
 
 
 def test_other_pictures_and_text_lengths_by_hand(report: BalanceReport) -> None:
