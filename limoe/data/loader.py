@@ -53,15 +53,19 @@ class PairLoader:
         pins: whether batches are made in pinned memory, for a GPU. world: whose ranks share each batch.
         """
         counts = mixture_counts(train.mixture, train.batch)
+        self._tokenizer = prepared.tokenizer
         self._reader = ThreadPoolExecutor(1, "limoe-loader-reader")
-        sources = open_sources(prepared, list(counts), train.shuffle_rows, train.seed, self._reader)
-        self._sampler = Sampler(sources, list(counts.values()), train.seed, train.steps)
+        try:
+            sources = open_sources(prepared, list(counts), train.shuffle_rows, train.seed, self._reader)
+            self._sampler = Sampler(sources, list(counts.values()), train.seed, train.steps)
+        except BaseException:
+            self._reader.shutdown(cancel_futures=True)
+            raise
         random = train.rand_augment
         augmentation = Augmentation(
             tower.image_size, train.crop_scale, train.color_jitter, train.flip, random.operations, random.magnitude
         )
         self._pictures = Pictures(augmentation, machine.cache_mb)
-        self._tokenizer = prepared.tokenizer
         self._seed, self._text_length = train.seed, tower.text_length
         self._pins, self._own = pins, world.rows(train.batch // world.size)
         self._ahead = 2 * machine.workers
@@ -74,10 +78,14 @@ class PairLoader:
         return self
 
     def __next__(self) -> PairBatch:
-        """The next batch; an exception of a worker's is raised here, at the batch where it happened."""
-        while len(self._pending) <= self._ahead:
-            picks, self._planned, step = *self._sampler.draw(self._planned), self._planned.step
-            self._pending.append((self._pool.submit(self._make, picks, step), self._planned))
+        """The next batch; what goes wrong while it is planned, read or made is raised here, when those before it are gone."""
+        try:
+            while len(self._pending) <= self._ahead:
+                picks, self._planned, step = *self._sampler.draw(self._planned), self._planned.step
+                self._pending.append((self._pool.submit(self._make, picks, step), self._planned))
+        except UserError:
+            if not self._pending:
+                raise
         future, state = self._pending.popleft()
         batch = future.result()
         self._state = state

@@ -266,6 +266,33 @@ def test_a_broken_picture_raises_in_the_consumer(
         take(loader, 4)
 
 
+def loader_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("limoe-loader")]
+
+
+def test_a_row_group_that_breaks_raises_at_its_batch_however_far_ahead_batches_are_planned(
+    open_loader: Loader, tmp_path: Path
+) -> None:
+    loaders = [open_loader(workers, mixture={"emoji": 1}, batch=2, shuffle_rows=7) for workers in (0, 1, 3)]
+    (tmp_path / "prepared" / "train-00002.parquet").write_bytes(b"PAR1")
+    for loader in loaders:
+        with pytest.raises(UserError, match=r"train-00002\.parquet is broken"):
+            take(loader, 9)
+        with pytest.raises(UserError, match=r"train-00002\.parquet is broken"):
+            next(loader)
+        loader.close()
+    steps = [loader.state_dict()["step"] for loader in loaders]
+    assert steps == [steps[0]] * 3
+    assert steps[0] > 0
+    assert not loader_threads()
+
+
+def test_a_loader_that_is_refused_leaves_no_thread(open_loader: Loader) -> None:
+    with pytest.raises(UserError, match="stands on 2 of its 16 training rows"):
+        open_loader(mixture={"emoji": 1}, batch=16)
+    assert not loader_threads()
+
+
 def test_close_ends_the_threads_and_the_callers_thread_count_stays(open_loader: Loader) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -280,7 +307,7 @@ def test_close_ends_the_threads_and_the_callers_thread_count_stays(open_loader: 
         assert seen == [2]
         assert {loader._pool.submit(torch.get_num_threads).result() for _ in range(4)} == {1}
         loader.close()
-        assert not [t for t in threading.enumerate() if t.name.startswith("limoe-loader")]
+        assert not loader_threads()
     finally:
         torch.set_num_threads(threads)
 
