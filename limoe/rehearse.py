@@ -31,8 +31,8 @@ SHOWN = (1, 5, 10, 20, 50, 100)  # steps of which the table tells
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """dropped_SNM: for each seed and step the share of (text, image) choices without a place, the mean over the sparse blocks:
-    with K = 1, of tokens."""
+    """rule: of priority, or the name of a router that has its own. dropped_SNM: for each seed and step the share of (text, image)
+    choices without a place, the mean over the sparse blocks: with K = 1, of tokens."""
 
     rule: str
     dropped_SNM: tuple[tuple[tuple[float, float], ...], ...]
@@ -67,7 +67,9 @@ def rehearse(params: Params, paths: Paths, rules: Sequence[Priority], seeds: int
         first_steps(with_values(params, {"priority": runs[run][0]}), paths, runs[run][1], steps)
         for run in bar(range(len(runs)), "first steps")
     ]
-    return [Rehearsal(rule, tuple(found[place * seeds : (place + 1) * seeds])) for place, rule in enumerate(rules)]
+    router = params.model.moe.router
+    names = [rule if router in RULED else router for rule in rules]
+    return [Rehearsal(name, tuple(found[place * seeds : (place + 1) * seeds])) for place, name in enumerate(names)]
 
 
 def first_steps(params: Params, paths: Paths, seed: int, steps: int) -> tuple[tuple[float, float], ...]:

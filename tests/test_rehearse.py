@@ -39,6 +39,11 @@ def test_every_rule_has_its_own_trainings(paths: Paths) -> None:
         assert rehearsal.dropped_SNM == tuple(first_steps(params, paths, OTHER_SEEDS + seed, 2) for seed in (0, 1))
 
 
+def test_a_router_with_a_rule_of_its_own_lends_it_its_name(paths: Paths) -> None:
+    (found,) = rehearse(recipe("model.moe.router=uniform", "model.moe.aux_weights.load=0"), paths, ("bpr",), seeds=1, steps=1)
+    assert found.rule == "uniform"
+
+
 def test_means_by_hand() -> None:
     one, other = ((0.4, 0.2), (0.2, 0.0)), ((0.6, 0.2), (0.2, 0.2))
     rehearsal = Rehearsal("bpr", (one, other))

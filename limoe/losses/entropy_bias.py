@@ -18,11 +18,11 @@ from torch import Tensor
 
 class EntropyBias(NamedTuple):
     """In nats. entropy: of the mean over all tokens that were given. bias: of the same over as many pairs as asked for, negative.
-    alike: the bias if tokens were independent."""
+    independent: the bias if tokens were independent."""
 
     entropy: float
     bias: float
-    alike: float
+    independent: float
 
 
 def hard_bias(experts: int, tokens: float) -> float:

@@ -20,7 +20,7 @@ def test_hard_choices_have_miller_and_madow_s_bias() -> None:
     hard_TE = np.eye(EXPERTS)[rng.choice(EXPERTS, 20000, p=shares_E)]
     whole = entropy_bias(torch.from_numpy(hard_TE), torch.arange(20000), tokens)
     assert whole.bias == pytest.approx(hard_bias(EXPERTS, tokens), rel=0.05)
-    assert whole.alike == pytest.approx(whole.bias, rel=0.05)
+    assert whole.independent == pytest.approx(whole.bias, rel=0.05)
 
 
 def pairs_of_rows(rng: np.random.Generator, pairs: int, alike: float) -> tuple[np.ndarray, np.ndarray]:
@@ -44,8 +44,8 @@ def test_soft_probabilities_of_pairs_against_simulation(alike: float) -> None:
         found.append(-mean_E @ np.log(mean_E) - whole.entropy)
     assert whole.entropy == pytest.approx(entropy(probs_TE.mean(0)))
     assert whole.bias == pytest.approx(np.mean(found), rel=0.08)
-    assert 0 > whole.alike > hard_bias(EXPERTS, group * len(pair_T) / PAIRS)
-    assert (whole.bias < 2 * whole.alike) == (alike > 0), "tokens of a pair that resemble each other count for fewer"
+    assert 0 > whole.independent > hard_bias(EXPERTS, group * len(pair_T) / PAIRS)
+    assert (whole.bias < 2 * whole.independent) == (alike > 0), "tokens of a pair that resemble each other count for fewer"
 
 
 def test_a_few_pairs_tell_what_many_would() -> None:

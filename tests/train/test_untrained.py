@@ -122,7 +122,7 @@ def test_seeds_and_batches_are_counted_and_averaged(prepared: Prepared) -> None:
         "dropped_image": round(found.own.dropped[IMAGE].mean, 4),
     }
     for entropy in found.entropy:
-        assert entropy.bias < entropy.alike < 0 < entropy.entropy
+        assert entropy.bias < entropy.independent < 0 < entropy.entropy
     assert untrained(params, prepared, quietly) == found
 
 
