@@ -4,10 +4,10 @@ alone opens test sets.
 Outs, in `runs/evaluate/CONTESTANT/`: metrics.json (what DVC shows), results.json (every score), items.parquet (what `compare`
 resamples and pairs), confusion.json (what the worst classes are taken for) and provenance.json (which data, weights and settings
 the scores belong to). The same in `ema/`, if the training left averaged weights. leakage.json: which evaluated pictures the
-training has seen. In `routing/`, how a LIMoE routes a sample of
-the validation pairs (docs/routing.md). A contestant that is not trained here leaves about.json beside them (what it costs, as far
-as that is known), or unavailable.json alone (one sentence) if its weights cannot be fetched. Embeddings of the trained ones are
-kept below `.limoe/work`, so that what was embedded once is not again.
+training has seen. In `routing/`, how a LIMoE routes a sample of the validation pairs (docs/routing.md). A contestant that is not
+trained here leaves about.json beside them (what it costs, as far as that is known), or unavailable.json alone (one sentence) if
+its weights cannot be fetched. Embeddings of the trained ones are kept below `.limoe/work`, so that what was embedded once is not
+again.
 """
 
 from __future__ import annotations
