@@ -91,7 +91,12 @@ def first_steps(params: Params, paths: Paths, seed: int, steps: int) -> tuple[tu
 
 
 def _dropped(row: dict[str, Any]) -> tuple[float, float]:
-    """(text, image), from a row of the log."""
+    """(text, image), from a row of the log; UserError if the step was skipped, which counts no places."""
+    if not any(name.endswith("_placed") for name in row):
+        raise UserError(
+            f"step {row['step']} of the rehearsal was skipped, as its loss or gradient is not finite: lower train.lr, or raise "
+            "train.warmup"
+        )
     text, image = (
         1 - fmean(value for name, value in row.items() if name.startswith("block") and name.endswith(f"/{modality}_placed"))
         for modality in MODALITIES

@@ -66,6 +66,12 @@ def test_more_steps_than_a_training_has_are_refused(paths: Paths) -> None:
         rehearse(recipe(), paths, ("bpr",), seeds=1, steps=7)
 
 
+def test_a_step_that_was_skipped_says_so(paths: Paths) -> None:
+    # An infinite weight: the first loss is no number, so that its step counts no places.
+    with pytest.raises(UserError, match="step 1 of the rehearsal was skipped"):
+        first_steps(recipe("model.moe.aux_weights.z=1e39"), paths, OTHER_SEEDS, 1)
+
+
 def test_the_command_shows_a_table(
     paths: Paths, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
