@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,9 +10,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from PIL import Image
-
 from limoe.config import SetParams
+from limoe.data.rgb import open_encoded
 from limoe.data.sources import Candidate, Rejected, Source, open_set
 from limoe.data.sources.own import OwnSource
 from limoe.data.verify import BadImage, measure
@@ -88,8 +86,7 @@ def _some(source: Source) -> Iterator[Candidate | Rejected]:
 
 def _measured(candidate: Candidate) -> Picture:
     width, height = measure(candidate.image, MAX_PIXELS)
-    with Image.open(io.BytesIO(candidate.image)) as opened:
-        return Picture(candidate, width, height, opened.format or "unknown")
+    return Picture(candidate, width, height, open_encoded(candidate.image).format or "unknown")
 
 
 def _columns(source: OwnSource) -> dict[str, Any] | None:
