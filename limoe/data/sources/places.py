@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from limoe.data.sources.texts import legible
 from limoe.errors import Reported, UserError
 
 MAGIC = "*?[{"
+SUFFIX = re.compile(r"(\.tar)?\.[^./]+$")
 UNKNOWN = (ImportError, ValueError)  # a driver that is not installed, a protocol that nobody knows
 
 
@@ -27,10 +29,8 @@ class Place:
 
     @property
     def stem(self) -> str:
-        """The name without what follows the first dot of its last part."""
-        folder, _, file = self.name.rpartition("/")
-        stem = file.split(".")[0] or file
-        return f"{folder}/{stem}" if folder else stem
+        """The name without its suffix, of which `.tar.gz` is one."""
+        return SUFFIX.sub("", self.name)
 
 
 def is_remote(address: str) -> bool:
