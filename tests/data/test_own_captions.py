@@ -85,6 +85,9 @@ def test_flickr8ks_token_file_and_its_lists(tmp_path: Path) -> None:
     assert found["Flicker8k_Dataset/0.jpg"].captions == ("A cat .", "One cat")
     assert list(splits(found).values()) == ["train", "val", "test", "train"]
     assert rejected == [("4.jpg.1", "missing-file"), ("no caption", "missing-file")]
+    before, again = (open_set("mine", SetParams(path="set"), tmp_path).provenance() for _ in range(2))
+    write(tmp_path / "set" / "Flickr_8k.testImages.txt", "3.jpg\n")
+    assert before == again != open_set("mine", SetParams(path="set"), tmp_path).provenance()
 
 
 @pytest.mark.parametrize(
@@ -166,6 +169,10 @@ def test_class_folders_become_captions(tmp_path: Path) -> None:
     write(tmp_path / "names.yaml", "[Maine Coon, [Pug, small dog]]")
     found = read(tmp_path, classes="names.yaml", templates=["{}."])[0]
     assert captions(found)["pug/0.jpg"] == ("Pug.", "small dog.")
+    named = SetParams(path="set", classes="names.yaml")
+    before = open_set("mine", named, tmp_path).provenance()
+    write(tmp_path / "names.yaml", "[Maine coon, [Pug, small dog]]")
+    assert before != open_set("mine", named, tmp_path).provenance()
     write(tmp_path / "names.yaml", "[Maine Coon]")
     with pytest.raises(UserError, match=r"1 class names, but .* has 2 classes"):
         read(tmp_path, classes="names.yaml")

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from layoutkit import tar
 from preparekit import ROOT, ListedSource, candidate, ingested, params_with, picture
 
 from limoe import files
@@ -283,6 +284,34 @@ def test_other_params_do_not_go_on_from_it(tmp_path: Path) -> None:
     stale.mkdir(parents=True)
     stage.run(params_with(*SHAPES, "machine.prepare_workers=1"), Paths(tmp_path))
     assert not stale.exists()
+
+
+def test_other_files_elsewhere_do_not_go_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as before under other names: nothing else tells, where a file has neither size nor time."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    params = params_with(
+        "prepare.sources=[mine]",
+        "prepare.sets={mine: {path: 'memory://elsewhere/*.tar', val_fraction: 0, test_fraction: 0}}",
+        "prepare.tokenizer.vocab_size=200",
+        "train.mixture={mine: 1}",
+        "machine.prepare_workers=1",
+    )
+    for name in "ab":
+        tar(tmp_path, {name: {"png": picture(), "txt": b"x"}}, name=name)
+    memory.pipe("/elsewhere/a.tar", (tmp_path / "a.tar").read_bytes())
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("limoe.data.ingest._write", interrupted)
+        stage.run(params, Paths(tmp_path))
+    memory.mv("/elsewhere/a.tar", "/elsewhere/b.tar")
+    memory.pipe("/elsewhere/b.tar", (tmp_path / "b.tar").read_bytes())
+    stage.run(params, Paths(tmp_path))
+    assert Prepared(tmp_path / "data" / "prepared").table("train", ["key"])["key"].to_pylist() == ["mine/b/b"]
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_two_do_not_prepare_at_a_time(tmp_path: Path) -> None:

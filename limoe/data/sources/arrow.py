@@ -15,7 +15,7 @@ from limoe.data.sources.base import Part, Rejected
 from limoe.data.sources.columns import Columns, choose
 from limoe.data.sources.images import ImageFolder
 from limoe.data.sources.own import Item, OwnSource
-from limoe.data.sources.places import Place, here, size_of
+from limoe.data.sources.places import Place, counted, here
 from limoe.data.sources.splits import named_splits
 from limoe.data.sources.table import images_folder
 from limoe.data.verify import BadImage
@@ -66,7 +66,7 @@ class InColumns(OwnSource):
 
     def provenance(self) -> dict[str, Any]:
         """Number of files, and their bytes where they are here."""
-        return {"kind": self.params.kind, "files": len(self.places), "bytes": size_of(list(self.places.values()))}
+        return {**super().provenance(), **counted(self.places.values())}
 
     def _item(self, place: Place, key: str, batch: pa.RecordBatch, row: int) -> Item | Rejected:
         columns = self.columns[place.name]

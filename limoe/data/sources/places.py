@@ -6,7 +6,7 @@ import glob
 import io
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,11 +116,11 @@ def here(place: Place) -> list[Path]:
     return [] if is_remote(place.address) else [Path(place.address)]
 
 
-def size_of(places: Sequence[Place]) -> int | None:
-    """Bytes of the files together; None if they lie elsewhere."""
-    if any(is_remote(place.address) for place in places):
-        return None
-    return sum(Path(place.address).stat().st_size for place in places)
+def counted(places: Collection[Place]) -> dict[str, int | None]:
+    """Number of the files, and their bytes together; None if they lie elsewhere."""
+    elsewhere = any(is_remote(place.address) for place in places)
+    size = None if elsewhere else sum(Path(place.address).stat().st_size for place in places)
+    return {"files": len(places), "bytes": size}
 
 
 def _local(root: Path, pattern: str, suffixes: Sequence[str]) -> list[str]:
