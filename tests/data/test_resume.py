@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -159,6 +160,23 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     prepare(tmp_path, source)
     assert content(tmp_path / "out") == before
     assert source.read == {}
+
+
+def test_what_is_said_of_a_shard_is_gone_before_the_shard_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed behind one shard and before its note, and then asked for the one that was there: it is written again."""
+    prepare(tmp_path, Counted(some_items()))
+    records = next((tmp_path / "work" / "parts").glob("*/records.parquet"))
+    first, second = (shards.Shard("train", 0, [(records, "content", np.array(rows))]) for rows in ([0], [1]))
+    written = first.write(tmp_path)
+    with monkeypatch.context() as killed, pytest.raises(Killed):
+        killed.setattr(files, "write_json", dies)
+        second.write(tmp_path)
+    assert first.write(tmp_path) == written
+    assert files.sha256_file(tmp_path / written.file) == written.sha256
+
+
+def dies(*_: object) -> None:
+    raise Killed
 
 
 def test_a_part_whose_files_have_changed_is_read_again_and_its_shards_written_again(tmp_path: Path) -> None:
