@@ -113,13 +113,15 @@ def test_labels_that_are_no_words_are_pointed_at(tmp_path: Path, monkeypatch: py
     assert "DVC" not in shown
 
 
-def test_what_dvc_would_not_notice_is_told() -> None:
-    assert unwatched("data/raw/pets") is None
-    assert unwatched("elsewhere") == (
-        "DVC watches data/raw alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
-    )
-    assert (
-        unwatched("s3://bucket/a.tar") == "DVC does not see s3://bucket/a.tar: after a change there run dvc repro --force prepare"
+def test_what_dvc_would_not_notice_is_told(tmp_path: Path) -> None:
+    for path in ("data/raw/pets", "data/raw/pets/*.tar", "./data/raw/pets", str(tmp_path / "data" / "raw" / "pets")):
+        assert unwatched(path, tmp_path) is None
+    for path in ("elsewhere", "data/raw2/pets", "data/raw/../pets"):
+        assert unwatched(path, tmp_path) == (
+            "DVC watches data/raw alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
+        )
+    assert unwatched("s3://bucket/a.tar", tmp_path) == (
+        "DVC does not see s3://bucket/a.tar: after a change there run dvc repro --force prepare"
     )
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from layoutkit import put
 from preparekit import picture
@@ -158,6 +160,16 @@ def test_a_text_beside_each_picture(tmp_path: Path) -> None:
     assert len(source.inputs(part)) == 2 * 6
 
 
+def test_img2datasets_folders_are_known_beside_its_parquet_files(tmp_path: Path) -> None:
+    put(tmp_path / "set" / "00000" / "000000000.jpg", 0)
+    write(tmp_path / "set" / "00000" / "000000000.txt", "a cat")
+    write(tmp_path / "set" / "00000" / "000000000.json", {"url": "http://a"})
+    write(tmp_path / "set" / "00000_stats.json", {"count": 1})
+    pq.write_table(pa.table({"url": ["http://a"], "caption": ["a cat"]}), tmp_path / "set" / "00000.parquet")
+    found, rejected = read(tmp_path)
+    assert (captions(found), rejected) == ({"00000/000000000.jpg": ("a cat",)}, [])
+
+
 def test_class_folders_become_captions(tmp_path: Path) -> None:
     for number, name in enumerate(("maine_coon/0.jpg", "maine_coon/1.jpg", "pug/0.jpg")):
         put(tmp_path / "set" / name, number)
@@ -187,6 +199,12 @@ def test_class_folders_below_folders_of_splits(tmp_path: Path) -> None:
     put(tmp_path / "set" / "val" / "loose.jpg", 1)
     with pytest.raises(UserError, match=r"loose\.jpg lies beside the class folders"):
         read(tmp_path)
+
+
+def test_texts_beside_pictures_are_looked_for_in_a_folder_alone(tmp_path: Path) -> None:
+    put(tmp_path / "set" / "a.jpg", 0)
+    with pytest.raises(UserError, match=r"set/\*\.jpg: must be a folder, of pictures with a \.txt each"):
+        read(tmp_path, path="set/*.jpg", kind="sidecar")
 
 
 def test_what_nobody_knows_is_named(tmp_path: Path) -> None:
