@@ -33,13 +33,13 @@ def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | N
     params = _params(given)
     name = name or name_of(params.path)
     _check(name, params)
-    found = survey(name, params, root, _watched)
+    found = survey(name, params, root, _watched, samples)
     if not found.pictures and not found.facts["rejected"]:
         raise UserError(f"{params.path}: read as {found.params.kind}, and there is nothing in it")
     sheet = None
     if found.pictures:
         sheet = out or SHEETS / f"{name}.png"
-        files.write_bytes(sheet, contact_sheet([_card(one) for one in found.samples(samples)]))
+        files.write_bytes(sheet, contact_sheet([_card(one) for one in found.samples]))
     section = to_paste(name, found.params)
     if as_json:
         print(json.dumps({"name": name, **found.facts, "sheet": sheet and str(sheet), "params": section}, indent=2, default=str))
