@@ -57,6 +57,16 @@ def test_coco_has_a_file_a_split_and_its_pictures_elsewhere(tmp_path: Path) -> N
     assert read(tmp_path, path="set/annotations", images="set", kind="coco")[0].keys() == found.keys()
 
 
+def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for number, name in enumerate(("1.jpg", "a/1.jpg", "b/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.jpg")):
+        put(tmp_path / "set" / name, number)
+    rows = [(1, "1.jpg", ["root"]), (2, "a/1.jpg", ["a"]), (3, "b/1.jpg", ["b"]), (4, "2.jpg", ["?"]), (5, "train/3.jpg", ["c"])]
+    write(tmp_path / "set" / "captions_x.json", coco(*rows))
+    found, rejected = read(tmp_path)
+    assert captions(found) == {"1.jpg": ("root",), "a/1.jpg": ("a",), "b/1.jpg": ("b",), "b/3.jpg": ("c",)}
+    assert rejected == [("2.jpg", "missing-file")]
+
+
 def test_karpathys_splits_are_kept_and_the_rest_is_for_training(tmp_path: Path) -> None:
     rows = [("1.jpg", "restval"), ("2.jpg", "train"), ("3.jpg", "val"), ("4.jpg", "test")]
     for name, _ in rows:
