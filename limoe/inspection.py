@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,20 +33,20 @@ def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | N
     params = _params(given)
     name = name or name_of(params.path)
     _check(name, params)
-    found = survey(name, params, root, _watched)
+    found = survey(name, params, root, _watched, samples)
     if not found.pictures and not found.facts["rejected"]:
         raise UserError(f"{params.path}: read as {found.params.kind}, and there is nothing in it")
     sheet = None
     if found.pictures:
         sheet = out or SHEETS / f"{name}.png"
-        files.write_bytes(sheet, contact_sheet([_card(one) for one in found.samples(samples)]))
+        files.write_bytes(sheet, contact_sheet([_card(one) for one in found.samples]))
     section = to_paste(name, found.params)
     if as_json:
         print(json.dumps({"name": name, **found.facts, "sheet": sheet and str(sheet), "params": section}, indent=2, default=str))
     else:
         print("\n".join(told(name, found)))
         print(f"samples: {sheet}" if sheet else "samples: none, every input that was looked at is rejected")
-        if note := unwatched(params.path):
+        if note := unwatched(params.path, root):
             print(note)
         print("to be merged into params.yaml, or for a file of your own and `limoe params --overlay FILE`:\n")
         print(yaml.safe_dump(section, sort_keys=False, allow_unicode=True))
@@ -85,11 +86,12 @@ def to_paste(name: str, params: SetParams) -> dict[str, Any]:
     }
 
 
-def unwatched(path: str) -> str | None:
+def unwatched(path: str, root: Path) -> str | None:
     """A sentence, if DVC would not notice that the set changes."""
     if is_remote(path):
         return f"DVC does not see {path}: after a change there run dvc repro --force prepare"
-    if not path.startswith(WATCHED):
+    given, watched = (Path(os.path.abspath(root / one)) for one in (path, WATCHED))  # not resolved: a set there may be a link
+    if not given.is_relative_to(watched):
         return f"DVC watches {WATCHED} alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
     return None
 

@@ -6,6 +6,8 @@ import doctest
 import importlib
 import io
 import json
+import weakref
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,14 @@ import yaml
 from layoutkit import number_of, put, tar
 from layoutkit import picture as flat_picture
 from PIL import Image, ImageFont
-from preparekit import ROOT, ingested, picture
+from preparekit import ROOT, candidate, ingested, picture
 
 from limoe import cli
 from limoe.config import Params, SetParams
 from limoe.data import sheet
 from limoe.data.sheet import GAP, LINE, LINES, NOTES, SIDE, Card, contact_sheet, font_for, wrap
 from limoe.data.sources import build
-from limoe.data.survey import survey
+from limoe.data.survey import Picture, Samples, survey
 from limoe.inspection import unwatched
 from limoe.overlay import load_document, merge
 
@@ -95,13 +97,31 @@ def test_a_large_set_is_looked_at_here_and_there(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("limoe.data.survey.PARTS", 3)
     for name in range(6):
         tar(tmp_path, {f"{n}": {"png": flat_picture(n), "txt": b"x"} for n in range(8)}, name=f"{name}")
-    found = survey("mine", SetParams(path="."), tmp_path, iter)
+    found = survey("mine", SetParams(path="."), tmp_path, iter, samples=4)
     assert [one.candidate.key for one in found.pictures] == [
         f"mine/{t}/{n}" for t, count in ((0, 3), (2, 3), (4, 4)) for n in range(count)
     ]
     assert (found.facts["items"], found.facts["looked_at"], found.facts["files"]) == (None, 10, 6)
-    assert [one.candidate.key[-3:] for one in found.samples(4)] == ["0/0", "0/2", "2/2", "4/1"]
-    assert len(found.samples(50)) == 10
+    assert [one.candidate.key[-3:] for one in found.samples] == ["0/0", "0/2", "2/1", "4/0"]
+    assert all(one.candidate.image for one in found.samples)
+    assert len(survey("mine", SetParams(path="."), tmp_path, iter, samples=50).samples) == 10
+
+
+def test_pictures_that_are_looked_at_do_not_pile_up() -> None:
+    def picture(number: int) -> Picture:
+        made = Picture(candidate(str(number), b"x"), 1, 1, "PNG", 1)
+        alive.add(made)
+        return made
+
+    alive: weakref.WeakSet[Picture] = weakref.WeakSet()
+    samples, most = Samples(10), 0
+    for number in range(1000):
+        samples.add(picture(number))
+        most = max(most, len(alive))
+    assert most <= 22
+    keys = [int(one.candidate.key) for one in samples.chosen()]
+    assert (len(keys), keys[0]) == (10, 0)
+    assert all(64 <= later - earlier <= 128 for earlier, later in pairwise([*keys, 1000]))
 
 
 def test_labels_that_are_no_words_are_pointed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,13 +133,15 @@ def test_labels_that_are_no_words_are_pointed_at(tmp_path: Path, monkeypatch: py
     assert "DVC" not in shown
 
 
-def test_what_dvc_would_not_notice_is_told() -> None:
-    assert unwatched("data/raw/pets") is None
-    assert unwatched("elsewhere") == (
-        "DVC watches data/raw alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
-    )
-    assert (
-        unwatched("s3://bucket/a.tar") == "DVC does not see s3://bucket/a.tar: after a change there run dvc repro --force prepare"
+def test_what_dvc_would_not_notice_is_told(tmp_path: Path) -> None:
+    for path in ("data/raw/pets", "data/raw/pets/*.tar", "./data/raw/pets", str(tmp_path / "data" / "raw" / "pets")):
+        assert unwatched(path, tmp_path) is None
+    for path in ("elsewhere", "data/raw2/pets", "data/raw/../pets"):
+        assert unwatched(path, tmp_path) == (
+            "DVC watches data/raw alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
+        )
+    assert unwatched("s3://bucket/a.tar", tmp_path) == (
+        "DVC does not see s3://bucket/a.tar: after a change there run dvc repro --force prepare"
     )
 
 

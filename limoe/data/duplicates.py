@@ -9,7 +9,6 @@ zero, whose signs are chance: its hash is PLAIN, and it repeats others only byte
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from limoe.data.rgb import to_rgb
+from limoe.data.rgb import open_encoded, to_rgb
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -38,7 +37,7 @@ _COSINES_FS[0] /= np.sqrt(2)
 
 def hash_encoded(image: bytes) -> int:
     """`perceptual_hash` of an encoded picture that verify.measure accepts; a large JPEG is decoded at a fraction of its scale."""
-    picture = Image.open(io.BytesIO(image))
+    picture = open_encoded(image)
     picture.draft("RGB", (4 * SIDE, 4 * SIDE))
     return perceptual_hash(to_rgb(picture))
 

@@ -7,10 +7,11 @@ import io
 from PIL import Image
 
 from limoe.config import PictureParams
-from limoe.data.rgb import UNDECODABLE, to_rgb
+from limoe.data.rgb import UNDECODABLE, open_encoded, to_rgb
 from limoe.data.verify import BadImage
 
 FORMATS = {"jpeg": "JPEG", "webp": "WEBP", "png": "PNG"}
+KEPT = {"JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WEBP"}  # MPO: a JPEG with others behind it, as telephones write
 
 
 def stored(image: bytes, size: tuple[int, int], params: PictureParams) -> tuple[bytes, tuple[int, int]]:
@@ -24,8 +25,8 @@ def stored(image: bytes, size: tuple[int, int], params: PictureParams) -> tuple[
     if side is None and params.encode == "keep":
         return image, size
     try:
-        opened = Image.open(io.BytesIO(image))
-        kept = opened.format if opened.format in ("JPEG", "WEBP") else "PNG"
+        opened = open_encoded(image)
+        kept = KEPT.get(opened.format or "", "PNG")
         if side is not None:
             opened.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded at a fraction of its scale
         picture = to_rgb(opened)

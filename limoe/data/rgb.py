@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from PIL import Image, ImageOps
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none whose decoder starts another program, as EPS does
 ORIENTATION_TAG = 0x0112
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a broken picture
+
+
+def open_encoded(image: bytes) -> Image.Image:
+    """The encoded picture, not yet decoded; one of UNDECODABLE if it is none of FORMATS.
+
+    Every reader opens it so: a file may be made that is a picture of another format, too, and is taken for that one elsewhere.
+    """
+    return Image.open(io.BytesIO(image), formats=FORMATS)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -108,6 +108,7 @@ class Shard:
         origin = files.sha256_json([[content, rows.tolist()] for _, content, rows in self.pieces])
         if note.is_file() and (done := files.read_json(note))["origin"] == origin:
             return Written(**done["written"])
+        note.unlink(missing_ok=True)  # it is of the shard that goes
         sources: Counter[str] = Counter()
         with files.atomic_file(folder / file) as handle, record_writer(handle) as writer:
             for path, _, rows in self.pieces:

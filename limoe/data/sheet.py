@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from limoe.data.rgb import to_rgb
+from limoe.data.rgb import open_encoded, to_rgb
 
 COLUMNS = 5
 SIDE, GAP, LINE, SIZE = 240, 16, 19, 14  # px: of a picture, between them, of a line, of the letters
@@ -58,7 +58,7 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> lis
 def _draw(sheet: Image.Image, card: Card, left: int, top: int) -> None:
     draw = ImageDraw.Draw(sheet)
     draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), MOUNT)
-    with Image.open(io.BytesIO(card.image)) as opened:
+    with open_encoded(card.image) as opened:
         opened.draft("RGB", (SIDE, SIDE))
         picture = to_rgb(opened)
     picture = ImageOps.contain(picture, (SIDE, SIDE))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from PIL import Image
-
 from limoe.config import SetParams
+from limoe.data.rgb import open_encoded
 from limoe.data.sources import Candidate, Rejected, Source, open_set
 from limoe.data.sources.own import OwnSource
 from limoe.data.verify import BadImage, measure
@@ -25,42 +23,65 @@ MAX_PIXELS = 50_000_000
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the set that decodes."""
+    """A picture of the set that decodes. size: its bytes, which `candidate` has in samples alone."""
 
     candidate: Candidate
     width: int
     height: int
     form: str
+    size: int
 
 
 @dataclass(frozen=True)
 class Survey:
-    """facts: plain values for people and programs. pictures: those that were looked at and are good."""
+    """facts: plain values for people and programs. pictures: those that were looked at and are good. samples: some of these,
+    evenly spread."""
 
     params: SetParams
     facts: dict[str, Any]
     pictures: Sequence[Picture]
-
-    def samples(self, count: int) -> list[Picture]:
-        """So many of the pictures, evenly spread."""
-        number = len(self.pictures)
-        return [self.pictures[place * number // count] for place in range(count)] if number > count else list(self.pictures)
+    samples: Sequence[Picture]
 
 
-def survey(name: str, params: SetParams, root: Path, watched: Callable[[Iterator[Any]], Iterator[Any]]) -> Survey:
-    """Look at up to LOOKED_AT inputs of the set; UserError if it is not as its kind has to be.
+class Samples:
+    """So many of what comes, evenly spread, however much that is: of every second, fourth and so on twice as many are held."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._seen, self._step = count, 0, 1
+        self._held: list[Picture] = []
+
+    def add(self, picture: Picture) -> None:
+        """The next one."""
+        if self._seen % self._step == 0:
+            self._held.append(picture)
+        if len(self._held) > 2 * self._count:
+            self._held, self._step = self._held[::2], 2 * self._step
+        self._seen += 1
+
+    def chosen(self) -> list[Picture]:
+        """The samples; all, if no more have come."""
+        number = min(self._count, len(self._held))
+        return [self._held[place * len(self._held) // number] for place in range(number)]
+
+
+def survey(
+    name: str, params: SetParams, root: Path, watched: Callable[[Iterator[Any]], Iterator[Any]], samples: int = 0
+) -> Survey:
+    """Look at up to LOOKED_AT inputs of the set, and keep so many pictures; UserError if it is not as its kind has to be.
 
     watched: passes the inputs on, with a progress bar.
     """
     source = open_set(name, params, root)
     pictures: list[Picture] = []
+    kept = Samples(samples)
     rejected: list[Rejected] = []
     for found in watched(_some(source)):
         try:
             if isinstance(found, Rejected):
                 rejected.append(found)
             else:
-                pictures.append(_measured(found))
+                kept.add(picture := _measured(found))
+                pictures.append(replace(picture, candidate=replace(found, image=b"")))
         except BadImage as error:
             rejected.append(Rejected(found.key, name, error.reason, error.detail))
     seen = len(pictures) + len(rejected)
@@ -75,7 +96,7 @@ def survey(name: str, params: SetParams, root: Path, watched: Callable[[Iterator
         **_sizes(pictures),
         "rejected": _reasons(rejected),
     }
-    return Survey(source.params, facts, pictures)
+    return Survey(source.params, facts, pictures, kept.chosen())
 
 
 def _some(source: Source) -> Iterator[Candidate | Rejected]:
@@ -88,8 +109,8 @@ def _some(source: Source) -> Iterator[Candidate | Rejected]:
 
 def _measured(candidate: Candidate) -> Picture:
     width, height = measure(candidate.image, MAX_PIXELS)
-    with Image.open(io.BytesIO(candidate.image)) as opened:
-        return Picture(candidate, width, height, opened.format or "unknown")
+    form = open_encoded(candidate.image).format or "unknown"
+    return Picture(candidate, width, height, form, len(candidate.image))
 
 
 def _columns(source: OwnSource) -> dict[str, Any] | None:
@@ -119,7 +140,7 @@ def _sizes(pictures: Sequence[Picture]) -> dict[str, Any]:
         "width": _spread([one.width for one in pictures]),
         "height": _spread([one.height for one in pictures]),
         "shorter_side": _spread([min(one.width, one.height) for one in pictures]),
-        "bytes_a_picture": _spread([len(one.candidate.image) for one in pictures]),
+        "bytes_a_picture": _spread([one.size for one in pictures]),
     }
 
 

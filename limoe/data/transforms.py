@@ -9,7 +9,6 @@ fraction of their scale.
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from limoe.data.rgb import UNDECODABLE, to_rgb
+from limoe.data.rgb import UNDECODABLE, open_encoded, to_rgb
 from limoe.errors import UserError
 
 MEAN = STD = 0.5
@@ -55,7 +54,7 @@ def decode_square(image: bytes, size: int) -> Tensor:
 
     S is the shorter side, or of a JPEG a half, a quarter or an eighth of it, the least that is not below 2 * `size`.
     """
-    file = Image.open(io.BytesIO(image))
+    file = open_encoded(image)
     file.draft("RGB", (2 * size, 2 * size))
     picture = to_rgb(file)
     return torch.from_numpy(np.array(_middle(picture, min(picture.size)))).permute(2, 0, 1)
@@ -82,7 +81,7 @@ class Preprocess:
     def __call__(self, image: Image.Image | bytes) -> Tensor:
         """Middle square of `image`, normalised; UserError if bytes cannot be decoded."""
         try:
-            picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
+            picture = open_encoded(image) if isinstance(image, bytes) else image
             square = fit_square(to_rgb(picture), self.image_size)
         except UNDECODABLE as error:
             raise UserError(f"the picture cannot be decoded: {error}") from None

@@ -13,11 +13,10 @@ import warnings
 
 from PIL import Image
 
-from limoe.data.rgb import to_rgb
+from limoe.data.rgb import FORMATS, to_rgb
 
 MOST_READS = 200_000  # of one picture: a fraction of a second; the largest that are allowed need a tenth of it
 MOST_SCANS = 100  # of a JPEG; encoders write 10
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none whose decoder starts another program, as EPS does
 
 
 class BadImage(Exception):

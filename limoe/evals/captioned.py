@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from limoe.data.formats.captioned import FLICKR, from_json, from_lines, names_of_split, pictures_below
+from limoe.data.formats.captioned import FLICKR, PicturesBelow, from_json, from_lines, names_of_split
 from limoe.errors import UserError
 from limoe.evals.layouts import Layout
 from limoe.evals.pictures import Files
@@ -73,12 +73,14 @@ def _listed(root: Path, split: str) -> list[str]:
 def _layout(root: Path, captions: Captions) -> Layout:
     if silent := [name for name, texts in captions.items() if not texts]:
         raise UserError(f"{root}: the picture {silent[0]} has no caption")
-    there = pictures_below(root)
-    if missing := [name for name in captions if Path(name).name not in there]:
+    there = PicturesBelow(root)
+    found = {name: there.find(name) for name in captions}
+    paths = [path for path in found.values() if path is not None]
+    if missing := [name for name, path in found.items() if path is None]:
         raise UserError(
-            f"{root}: {len(missing)} of {len(captions)} pictures that have captions are not there, {missing[0]} first"
+            f"{root}: {len(missing)} of {len(captions)} pictures that have captions are not there, or several of their name, "
+            f"{missing[0]} first"
         )
-    paths = [there[Path(name).name] for name in captions]
     return Layout(root, tuple(captions), Files(paths), (None,) * len(paths), tuple(map(tuple, captions.values())))
 
 

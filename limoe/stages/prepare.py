@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ def run(params: Params, paths: Paths) -> None:
     packages = check_sources(params.prepare, paths)  # first: sources import them
     with files.exclusive_lock(paths.work(LOCK), "prepare"):
         sources = build(params.prepare, paths.root)
-        provenance = {name: source.provenance() for name, source in sources.items()}
+        told = {name: [source.provenance(), list(map(asdict, source.parts))] for name, source in sources.items()}
         opens = _opens_scorer(params, paths)
         name = fingerprint(
             params=params.prepare,
             packages=packages,
-            sources=provenance,
+            sources=told,
             scorer=opens and opens.weights,
             code=code_hash(__name__),
         )

@@ -66,6 +66,15 @@ def test_a_large_picture_is_scaled_down_in_its_format(fmt: str, kept: str) -> No
     assert difference(image, smooth(82, 50)) < 3
 
 
+def test_a_telephones_jpeg_with_others_behind_it_stays_a_jpeg() -> None:
+    photo = io.BytesIO()
+    smooth(330, 200).save(photo, "MPO", save_all=True, append_images=[smooth(33, 20)])
+    assert opened(photo.getvalue()).format == "MPO"
+    image, size = stored(photo.getvalue(), (330, 200), as_params(shortest_side=50))
+    assert (opened(image).format, size) == ("JPEG", (82, 50))
+    assert difference(image, smooth(82, 50)) < 3
+
+
 def test_scaling_is_antialiased() -> None:
     lines = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32)))  # columns: any one of them is black or white
     image, _ = stored(encoded(lines, "PNG"), (64, 64), as_params(shortest_side=16))

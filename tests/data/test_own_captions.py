@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from layoutkit import put
 from preparekit import picture
@@ -55,6 +57,16 @@ def test_coco_has_a_file_a_split_and_its_pictures_elsewhere(tmp_path: Path) -> N
     assert read(tmp_path, path="set/annotations", images="set", kind="coco")[0].keys() == found.keys()
 
 
+def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for number, name in enumerate(("1.jpg", "a/1.jpg", "b/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.jpg")):
+        put(tmp_path / "set" / name, number)
+    rows = [(1, "1.jpg", ["root"]), (2, "a/1.jpg", ["a"]), (3, "b/1.jpg", ["b"]), (4, "2.jpg", ["?"]), (5, "train/3.jpg", ["c"])]
+    write(tmp_path / "set" / "captions_x.json", coco(*rows))
+    found, rejected = read(tmp_path)
+    assert captions(found) == {"1.jpg": ("root",), "a/1.jpg": ("a",), "b/1.jpg": ("b",), "b/3.jpg": ("c",)}
+    assert rejected == [("2.jpg", "missing-file")]
+
+
 def test_karpathys_splits_are_kept_and_the_rest_is_for_training(tmp_path: Path) -> None:
     rows = [("1.jpg", "restval"), ("2.jpg", "train"), ("3.jpg", "val"), ("4.jpg", "test")]
     for name, _ in rows:
@@ -85,6 +97,9 @@ def test_flickr8ks_token_file_and_its_lists(tmp_path: Path) -> None:
     assert found["Flicker8k_Dataset/0.jpg"].captions == ("A cat .", "One cat")
     assert list(splits(found).values()) == ["train", "val", "test", "train"]
     assert rejected == [("4.jpg.1", "missing-file"), ("no caption", "missing-file")]
+    before, again = (open_set("mine", SetParams(path="set"), tmp_path).provenance() for _ in range(2))
+    write(tmp_path / "set" / "Flickr_8k.testImages.txt", "3.jpg\n")
+    assert before == again != open_set("mine", SetParams(path="set"), tmp_path).provenance()
 
 
 @pytest.mark.parametrize(
@@ -155,6 +170,16 @@ def test_a_text_beside_each_picture(tmp_path: Path) -> None:
     assert len(source.inputs(part)) == 2 * 6
 
 
+def test_img2datasets_folders_are_known_beside_its_parquet_files(tmp_path: Path) -> None:
+    put(tmp_path / "set" / "00000" / "000000000.jpg", 0)
+    write(tmp_path / "set" / "00000" / "000000000.txt", "a cat")
+    write(tmp_path / "set" / "00000" / "000000000.json", {"url": "http://a"})
+    write(tmp_path / "set" / "00000_stats.json", {"count": 1})
+    pq.write_table(pa.table({"url": ["http://a"], "caption": ["a cat"]}), tmp_path / "set" / "00000.parquet")
+    found, rejected = read(tmp_path)
+    assert (captions(found), rejected) == ({"00000/000000000.jpg": ("a cat",)}, [])
+
+
 def test_class_folders_become_captions(tmp_path: Path) -> None:
     for number, name in enumerate(("maine_coon/0.jpg", "maine_coon/1.jpg", "pug/0.jpg")):
         put(tmp_path / "set" / name, number)
@@ -166,6 +191,10 @@ def test_class_folders_become_captions(tmp_path: Path) -> None:
     write(tmp_path / "names.yaml", "[Maine Coon, [Pug, small dog]]")
     found = read(tmp_path, classes="names.yaml", templates=["{}."])[0]
     assert captions(found)["pug/0.jpg"] == ("Pug.", "small dog.")
+    named = SetParams(path="set", classes="names.yaml")
+    before = open_set("mine", named, tmp_path).provenance()
+    write(tmp_path / "names.yaml", "[Maine coon, [Pug, small dog]]")
+    assert before != open_set("mine", named, tmp_path).provenance()
     write(tmp_path / "names.yaml", "[Maine Coon]")
     with pytest.raises(UserError, match=r"1 class names, but .* has 2 classes"):
         read(tmp_path, classes="names.yaml")
@@ -180,6 +209,12 @@ def test_class_folders_below_folders_of_splits(tmp_path: Path) -> None:
     put(tmp_path / "set" / "val" / "loose.jpg", 1)
     with pytest.raises(UserError, match=r"loose\.jpg lies beside the class folders"):
         read(tmp_path)
+
+
+def test_texts_beside_pictures_are_looked_for_in_a_folder_alone(tmp_path: Path) -> None:
+    put(tmp_path / "set" / "a.jpg", 0)
+    with pytest.raises(UserError, match=r"set/\*\.jpg: must be a folder, of pictures with a \.txt each"):
+        read(tmp_path, path="set/*.jpg", kind="sidecar")
 
 
 def test_what_nobody_knows_is_named(tmp_path: Path) -> None:

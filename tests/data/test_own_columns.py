@@ -90,9 +90,22 @@ def test_parts_are_row_groups_of_files_named_by_split(tmp_path: Path, monkeypatc
     }  # one name tells nothing
 
 
+def test_files_that_differ_behind_a_dot_have_keys_of_their_own(tmp_path: Path) -> None:
+    for name in ("data.0", "data.1"):
+        write(tmp_path / f"{name}.parquet", {"image": [picture(0)], "caption": ["x"]})
+    assert [c.key for c in read(tmp_path, path=".")[0]] == ["mine/data.0/0000000", "mine/data.1/0000000"]
+
+
 def test_a_text_that_is_no_utf8_spoils_its_row_alone(tmp_path: Path) -> None:
     bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"fine"]).buffers())
     write(tmp_path / "t.parquet", pa.table({"image": [picture(0)] * 2, "caption": bad}))
+    found, rejected = read(tmp_path)
+    assert ([c.captions for c in found], rejected) == ([("fine",)], [("t/0000000", "bad-row")])
+
+
+def test_a_date_that_python_does_not_know_spoils_its_row_alone(tmp_path: Path) -> None:
+    label = pa.array([2**40, None], pa.timestamp("s"))
+    write(tmp_path / "t.parquet", pa.table({"image": [picture(0)] * 2, "caption": ["x", "fine"], "label": label}))
     found, rejected = read(tmp_path)
     assert ([c.captions for c in found], rejected) == ([("fine",)], [("t/0000000", "bad-row")])
 
@@ -112,10 +125,16 @@ def test_a_file_that_is_broken_inside_loses_its_part_alone(tmp_path: Path) -> No
     [
         ({"image": [3], "caption": ["x"]}, r"t\.parquet: its column image holds int64, not bytes, paths or data URIs"),
         ({"image": [b""], "words": ["x"]}, r"its columns are image, words; none is known to hold captions or labels"),
+        (
+            pa.Table.from_arrays([pa.array([b"x"]), pa.array([b"y"]), pa.array(["z"])], ["image", "image", "caption"]),
+            r"t\.parquet: has 2 columns called image",
+        ),
         ({"URL": ["http://x"], "TEXT": ["x"]}, r"URL has addresses alone: download the pictures first, with img2dataset"),
     ],
 )
-def test_a_file_without_what_is_needed_is_the_users_mistake(tmp_path: Path, table: dict[str, Any], message: str) -> None:
+def test_a_file_without_what_is_needed_is_the_users_mistake(
+    tmp_path: Path, table: pa.Table | dict[str, Any], message: str
+) -> None:
     write(tmp_path / "t.parquet", table)
     with pytest.raises(UserError, match=message):
         source(tmp_path)

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from layoutkit import tar
 from preparekit import ROOT, ListedSource, candidate, ingested, params_with, picture
 
 from limoe import files
@@ -160,6 +162,23 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert source.read == {}
 
 
+def test_what_is_said_of_a_shard_is_gone_before_the_shard_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed behind one shard and before its note, and then asked for the one that was there: it is written again."""
+    prepare(tmp_path, Counted(some_items()))
+    records = next((tmp_path / "work" / "parts").glob("*/records.parquet"))
+    first, second = (shards.Shard("train", 0, [(records, "content", np.array(rows))]) for rows in ([0], [1]))
+    written = first.write(tmp_path)
+    with monkeypatch.context() as killed, pytest.raises(Killed):
+        killed.setattr(files, "write_json", dies)
+        second.write(tmp_path)
+    assert first.write(tmp_path) == written
+    assert files.sha256_file(tmp_path / written.file) == written.sha256
+
+
+def dies(*_: object) -> None:
+    raise Killed
+
+
 def test_a_part_whose_files_have_changed_is_read_again_and_its_shards_written_again(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -283,6 +302,34 @@ def test_other_params_do_not_go_on_from_it(tmp_path: Path) -> None:
     stale.mkdir(parents=True)
     stage.run(params_with(*SHAPES, "machine.prepare_workers=1"), Paths(tmp_path))
     assert not stale.exists()
+
+
+def test_other_files_elsewhere_do_not_go_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as before under other names: nothing else tells, where a file has neither size nor time."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    params = params_with(
+        "prepare.sources=[mine]",
+        "prepare.sets={mine: {path: 'memory://elsewhere/*.tar', val_fraction: 0, test_fraction: 0}}",
+        "prepare.tokenizer.vocab_size=200",
+        "train.mixture={mine: 1}",
+        "machine.prepare_workers=1",
+    )
+    for name in "ab":
+        tar(tmp_path, {name: {"png": picture(), "txt": b"x"}}, name=name)
+    memory.pipe("/elsewhere/a.tar", (tmp_path / "a.tar").read_bytes())
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("limoe.data.ingest._write", interrupted)
+        stage.run(params, Paths(tmp_path))
+    memory.mv("/elsewhere/a.tar", "/elsewhere/b.tar")
+    memory.pipe("/elsewhere/b.tar", (tmp_path / "b.tar").read_bytes())
+    stage.run(params, Paths(tmp_path))
+    assert Prepared(tmp_path / "data" / "prepared").table("train", ["key"])["key"].to_pylist() == ["mine/b/b"]
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_two_do_not_prepare_at_a_time(tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ from oddkit import EVIL, HONEST, RED, chunk, png, saved, scans, turned
 from PIL import Image
 from preparekit import ListedSource, candidate, ingested, params_with
 
+from limoe.config import PictureParams
 from limoe.data import verify
+from limoe.data.duplicates import hash_encoded
+from limoe.data.pictures import stored
 from limoe.data.prepared import Prepared
 from limoe.data.rgb import to_rgb
 from limoe.data.transforms import decode_uint8
@@ -39,6 +42,22 @@ def test_an_evil_picture_is_refused_with_its_reason(name: str) -> None:
     with pytest.raises(BadImage) as caught:
         measure(image, MAX_PIXELS)
     assert caught.value.reason == reason
+
+
+def test_a_picture_that_is_one_of_another_format_too_is_the_same_for_every_reader() -> None:
+    """A WebP with PhotoCD's mark where that format has it: Pillow asks PhotoCD's reader first, unless told not to."""
+    photo = Image.effect_noise((40, 40), 90).convert("RGB")
+    for shift in range(8):
+        image = saved(photo, "WEBP", lossless=True, icc_profile=bytes(shift) + b"PCD_" * 1000)
+        if image[2048:2052] == b"PCD_":
+            break
+    assert Image.open(io.BytesIO(image), formats=["PCD"]).size == (768, 512)
+    assert measure(image, MAX_PIXELS) == (40, 40)
+    plain = saved(photo, "WEBP", lossless=True)
+    assert hash_encoded(image) == hash_encoded(plain)
+    assert decode_uint8(image, 8).equal(decode_uint8(plain, 8))
+    anew = PictureParams(shortest_side=16, encode="png", quality=90)
+    assert stored(image, (40, 40), anew) == stored(plain, (40, 40), anew)
 
 
 def test_bombs_end_within_a_gigabyte_and_some_seconds() -> None:

@@ -169,7 +169,7 @@ def test_coco_captions(tmp_path):
     assert told(data) == [(7, None), (3, None)]
     assert data.captions == (("a", "b"), ("c",))
     (tmp_path / "set" / "val2017" / "000003.jpg").unlink()
-    refused("1 of 2 pictures that have captions are not there, 000003.jpg first", tmp_path, "coco")
+    refused("1 of 2 pictures that have captions are not there, or several of their name, 000003.jpg first", tmp_path, "coco")
 
 
 def test_karpathys_file_needs_a_split(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +66,22 @@ def names_of_split(file: Path) -> list[str]:
     return [Path(line).with_suffix(".jpg").name for line in file.read_text(encoding="utf-8").split()]
 
 
-def pictures_below(root: Path) -> dict[str, Path]:
-    """File name -> path of every picture below a folder."""
-    return {path.name: path for path in sorted(root.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
+class PicturesBelow:
+    """The pictures below a folder, by their paths there and by names that only one of them has."""
+
+    def __init__(self, root: Path) -> None:
+        """Look for them."""
+        paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
+        called = Counter(path.name for path in paths)
+        named = {path.name: path for path in paths if called[path.name] == 1}
+        self._paths = named | {path.relative_to(root).as_posix(): path for path in paths}
+
+    def __bool__(self) -> bool:
+        return bool(self._paths)
+
+    def find(self, name: str) -> Path | None:
+        """The picture that is meant; None if there is none, or several. Captions may tell less of its folders, or other ones."""
+        return self._paths.get(name) or self._paths.get(name.rpartition("/")[2])
 
 
 def _name(name: Any) -> str:

@@ -15,7 +15,7 @@ from limoe.data.sources.base import Part, Rejected
 from limoe.data.sources.columns import Columns, choose
 from limoe.data.sources.images import ImageFolder
 from limoe.data.sources.own import Item, OwnSource
-from limoe.data.sources.places import Place, here, size_of
+from limoe.data.sources.places import Place, counted, here
 from limoe.data.sources.splits import named_splits
 from limoe.data.sources.table import images_folder
 from limoe.data.verify import BadImage
@@ -37,6 +37,8 @@ class InColumns(OwnSource):
     def know(self, place: Place, schema: pa.Schema) -> None:
         """Choose the file's columns; UserError if one that is needed is not there, or holds something else."""
         columns = choose(schema.names, self.params.columns, place.address)
+        if twice := [name for name in columns.used if schema.names.count(name) > 1]:
+            raise UserError(f"{place.address}: has {schema.names.count(twice[0])} columns called {twice[0]}")
         if not _may_hold_images(kind := schema.field(columns.image).type):
             raise UserError(f"{place.address}: its column {columns.image} holds {kind}, not bytes, paths or data URIs of images")
         self.columns[place.name] = columns
@@ -64,7 +66,7 @@ class InColumns(OwnSource):
 
     def provenance(self) -> dict[str, Any]:
         """Number of files, and their bytes where they are here."""
-        return {"kind": self.params.kind, "files": len(self.places), "bytes": size_of(list(self.places.values()))}
+        return {**super().provenance(), **counted(self.places.values())}
 
     def _item(self, place: Place, key: str, batch: pa.RecordBatch, row: int) -> Item | Rejected:
         columns = self.columns[place.name]
@@ -74,8 +76,9 @@ class InColumns(OwnSource):
             told = columns.told(values)
             told["label"] = self._called(place, told["label"])
             return Item(key, image, columns.spoken(values), **told, file_split=self._splits.get(place.name))
-        except UnicodeDecodeError:
-            return self.rejected(key, BadImage("bad-row", "a text that is no UTF-8"))
+        except (UnicodeDecodeError, OverflowError) as error:
+            wrong = "a text that is no UTF-8" if isinstance(error, UnicodeDecodeError) else "a date that is beyond all calendars"
+            return self.rejected(key, BadImage("bad-row", wrong))
         except BadImage as error:
             return self.rejected(key, error)
 

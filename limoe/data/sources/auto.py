@@ -16,7 +16,7 @@ from limoe.data.sources.places import find, is_remote
 from limoe.errors import UserError
 
 LOOKED_AT = 200_000  # names of a folder, at most
-PACKED: Mapping[Kind, tuple[str, ...]] = {  # in this order: img2dataset lays a Parquet file of facts beside each tar
+PACKED: Mapping[Kind, tuple[str, ...]] = {  # in this order: img2dataset lays a Parquet file of facts beside each tar or folder
     "huggingface": huggingface.SUFFIXES,
     "webdataset": webdataset.TARS,
     "parquet": parquet.SUFFIXES,
@@ -34,6 +34,8 @@ def recognised(params: SetParams, root: Path) -> Kind:
     else:
         names = [place.name for place in find(root, given, ())]
     kind = names and (_packed(names) or _captions(names) or _loose(names))
+    if kind == "parquet" and _loose(names) == "sidecar":
+        kind = "sidecar"
     if not kind:
         raise UserError(f"{given}: holds none of what is known: {KNOWN}")
     return kind

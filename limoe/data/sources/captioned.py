@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limoe.config import SetParams
-from limoe.data.formats.captioned import FLICKR, from_json, from_lines, names_of_split, pictures_below
+from limoe.data.formats.captioned import FLICKR, PicturesBelow, from_json, from_lines, names_of_split
 from limoe.data.sources.base import Rejected
 from limoe.data.sources.images import ImageFolder
 from limoe.data.sources.listed import Listed, Picture, Told
@@ -20,6 +20,7 @@ from limoe.errors import UserError
 from limoe.files import sha256_file
 
 JSON = re.compile(r"(captions_|dataset_).*\.json|annotations\.json")
+MISSING = "no such file in the folder of images, or several of this name"
 LIST = re.compile(r"(?:Flickr_8k\.)?([a-z]+)(?:Images)?\.txt")  # names of a split's pictures
 
 
@@ -36,15 +37,15 @@ class Captioned(Listed):
 
     def rows(self) -> Iterator[Told | Rejected]:
         """Of every file, in order; pictures that are not there are rejected."""
-        if not (there := pictures_below(self._folder)):
+        if not (there := PicturesBelow(self._folder)):
             raise UserError(f"{self._folder}: no pictures below it; say with the set's key images where they are")
         splits = named_splits(place.name for place in self._files)
         for place in self._files:
             read = self._of_json if place.name.endswith(".json") else self._of_lines
             for row in read(place, splits.get(place.name)):
-                path = there.get(row.image.rpartition("/")[2])
+                path = there.find(row.image)
                 if path is None:
-                    yield self.rejected(row.image, BadImage("missing-file", "no such file in the folder of images"), row.where)
+                    yield self.rejected(row.image, BadImage("missing-file", MISSING), row.where)
                 else:
                     row.image = path.relative_to(self._folder).as_posix()
                     yield row

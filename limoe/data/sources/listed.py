@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,11 @@ class Listed(OwnSource):
         return [file for picture in chosen if picture.held is None for file in self.files(picture)]
 
     def provenance(self) -> dict[str, Any]:
-        """Number of pictures that are listed."""
-        return {"kind": self.params.kind, "pictures": len(self._pictures)}
+        """Number of pictures that are listed, and a hash of the list, rejected rows included."""
+        digest = hashlib.sha256()
+        for row in chain(self._refused, self._pictures.values()):
+            digest.update(repr(row).encode())
+        return {**super().provenance(), "pictures": len(self._pictures), "listed": digest.hexdigest()}
 
     def _take(self, row: Told) -> None:
         """Add the row to its picture; BadImage if it cannot be."""

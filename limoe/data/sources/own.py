@@ -16,6 +16,7 @@ from limoe.data.sources.columns import Columns
 from limoe.data.sources.packages import Package
 from limoe.data.sources.splits import hashed_split, understood
 from limoe.data.verify import BadImage
+from limoe.files import sha256_file
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ class OwnSource(ABC):
     def inputs(self, part: Part) -> Sequence[Path]:
         """See Source."""
 
-    @abstractmethod
     def provenance(self) -> dict[str, Any]:
-        """See Source."""
+        """The kind, and the hash of the file of classes, if there is one; a kind adds what its files are."""
+        named = {"classes": sha256_file(self.root / self.params.classes)} if self.params.classes else {}
+        return {"kind": self.params.kind, **named}
 
     def candidates(self, part: Part) -> Iterator[Candidate | Rejected]:
         """See Source."""

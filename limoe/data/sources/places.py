@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import io
 import posixpath
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from limoe.data.sources.texts import legible
 from limoe.errors import Reported, UserError
 
 MAGIC = "*?[{"
+SUFFIX = re.compile(r"(\.tar)?\.[^./]+$")
 UNKNOWN = (ImportError, ValueError)  # a driver that is not installed, a protocol that nobody knows
 
 
@@ -27,10 +29,8 @@ class Place:
 
     @property
     def stem(self) -> str:
-        """The name without what follows the first dot of its last part."""
-        folder, _, file = self.name.rpartition("/")
-        stem = file.split(".")[0] or file
-        return f"{folder}/{stem}" if folder else stem
+        """The name without its suffix, of which `.tar.gz` is one."""
+        return SUFFIX.sub("", self.name)
 
 
 def is_remote(address: str) -> bool:
@@ -116,11 +116,11 @@ def here(place: Place) -> list[Path]:
     return [] if is_remote(place.address) else [Path(place.address)]
 
 
-def size_of(places: Sequence[Place]) -> int | None:
-    """Bytes of the files together; None if they lie elsewhere."""
-    if any(is_remote(place.address) for place in places):
-        return None
-    return sum(Path(place.address).stat().st_size for place in places)
+def counted(places: Collection[Place]) -> dict[str, int | None]:
+    """Number of the files, and their bytes together; None if they lie elsewhere."""
+    elsewhere = any(is_remote(place.address) for place in places)
+    size = None if elsewhere else sum(Path(place.address).stat().st_size for place in places)
+    return {"files": len(places), "bytes": size}
 
 
 def _local(root: Path, pattern: str, suffixes: Sequence[str]) -> list[str]:

@@ -14,13 +14,16 @@ from limoe.data.sources.listed import Listed, Picture, Told
 from limoe.data.sources.places import find
 from limoe.data.sources.splits import folder_splits
 from limoe.data.verify import BadImage
+from limoe.errors import UserError
 
 
 class Sidecar(Listed):
     """The pictures anywhere below a folder; a first folder named after a split tells it."""
 
     def __init__(self, name: str, params: SetParams, root: Path) -> None:
-        """List the pictures; UserError if there is none."""
+        """List the pictures; UserError if there is none, or no folder."""
+        if not (root / params.path).is_dir():
+            raise UserError(f"{params.path}: must be a folder, of pictures with a .txt each")
         self._images = ImageFolder(root / params.path, root)
         self._names = [place.name for place in find(root, params.path, SUFFIXES)]
         super().__init__(name, params, root)

@@ -65,12 +65,14 @@ def key_of(parts: Iterable[str]) -> str:
 
 
 def legible(key: str) -> str:
-    """Any key, short enough and with escapes for what a file cannot hold: for the row that says why it was rejected.
+    """Any key, short enough and with escapes for what a file cannot hold or a terminal obeys: for the row that says why it was
+    rejected.
 
-    >>> legible("caf\\udce9")
-    'caf\\\\udce9'
+    >>> legible("caf\\udce9"), legible("\\x1b[2J")
+    ('caf\\\\udce9', '\\\\x1b[2J')
     """
-    return key[:MOST_KEY].encode("utf-8", "backslashreplace").decode("utf-8")
+    escaped = CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", key[:MOST_KEY])
+    return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _caption(value: Any) -> str:

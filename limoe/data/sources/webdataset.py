@@ -15,7 +15,7 @@ from limoe.data.formats.samples import READERS, key_and_suffix
 from limoe.data.sources.base import Part, Rejected
 from limoe.data.sources.images import MAX_BYTES
 from limoe.data.sources.own import Item, OwnSource
-from limoe.data.sources.places import Place, find, here, opened, size_of
+from limoe.data.sources.places import Place, counted, find, here, opened
 from limoe.data.sources.splits import named_splits
 from limoe.data.sources.tars import members
 from limoe.data.verify import BadImage
@@ -61,7 +61,7 @@ class WebDataset(OwnSource):
 
     def provenance(self) -> dict[str, Any]:
         """Number of tars, and their bytes where they are here."""
-        return {"kind": "webdataset", "files": len(self._places), "bytes": size_of(list(self._places.values()))}
+        return {**super().provenance(), **counted(self._places.values())}
 
     def _files(self, place: Place, refused: list[Rejected]) -> Iterator[dict[str, Any]]:
         """Members as `group_by_keys` takes them: of a sample one picture, and what is said about it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from limoe.data.rgb import UNDECODABLE, to_rgb
+from limoe.data.rgb import UNDECODABLE, open_encoded, to_rgb
 from limoe.errors import UserError
 from limoe.evals.encoder import Preprocess, Tokenize, TwoModalities
 
@@ -70,7 +69,7 @@ def picture_reader(transform: Callable[[Image.Image], Tensor]) -> Preprocess:
 
     def read(image: bytes) -> Tensor:
         try:
-            return transform(to_rgb(Image.open(io.BytesIO(image))))
+            return transform(to_rgb(open_encoded(image)))
         except UNDECODABLE as error:
             raise UserError(f"the picture cannot be decoded: {error}") from None
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from limoe.data.rgb import to_rgb
+from limoe.data.rgb import open_encoded, to_rgb
 from limoe.data.transforms import fit_square
 from limoe.evals.routing.routed import Routed
 from limoe.model.tokens import IMAGE, TEXT
@@ -77,7 +77,7 @@ def cut(picture: bytes, position: int, grid: int) -> Image.Image:
 
     Cut out of the picture itself, not out of what the model was shown, so that people can see what it is. White beyond its edge.
     """
-    image = to_rgb(Image.open(io.BytesIO(picture)))
+    image = to_rgb(open_encoded(picture))
     square = fit_square(image, min(image.size))
     side = square.width / grid
     row, column = divmod(position, grid)
