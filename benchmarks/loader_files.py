@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmarks.gpu_pack import samples
 from limoe.data.prepared import MANIFEST, TOKENIZER, VERSION
 from limoe.data.schema import SCHEMA, TRAIN
 from limoe.data.tokenizer import Tokenizer
@@ -43,7 +42,8 @@ def photos(tars: Sequence[Path], count: int) -> list[bytes]:
     found: list[bytes] = []
     for path in tars:
         with tarfile.open(path) as archive:
-            found += [parts["jpg"] for _, parts in samples(archive) if "jpg" in parts]
+            jpegs = (archive.extractfile(member) for member in archive if member.name.endswith(".jpg"))
+            found += [jpeg.read() for jpeg in jpegs if jpeg is not None]
         if len(found) >= count:
             break
     found = found or [drawn(seed) for seed in range(min(count, 64))]

@@ -239,7 +239,7 @@ def points(store: Path) -> list[tuple[Any, ...]]:
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[list[str]]:
     """A disk of so many bytes in the folder's place; yields the command that makes it large, [] if none can be mounted."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False)
     if mounted.returncode:
         yield []

@@ -15,8 +15,8 @@ from limoe.data.prepared import Prepared
 pytestmark = pytest.mark.timeout(300)
 COLORS = ("red", "green", "blue", "yellow", "black", "white", "pink", "orange", "brown", "gray", "purple", "cyan")
 OWN = {
-    "prepare": {"sources": ["folder"], "folder": {"images": "data/raw/mine", "captions": "data/raw/mine/captions.csv"}},
-    "train": {"mixture": {"emoji": 0, "scenes": 0, "folder": 1}},
+    "prepare": {"sources": ["mine"], "sets": {"mine": {"path": "data/raw/mine"}}},
+    "train": {"mixture": {"emoji": 0, "scenes": 0, "mine": 1}},
 }
 
 

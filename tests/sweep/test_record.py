@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sweepkit import spec
+from trainkit import recipe
 
 from limoe.config import MachineParams
 from limoe.sweep.outcome import Outcome, write_outcome
@@ -25,11 +26,9 @@ import mlflow  # once, before the processes part
 from limoe.config import MachineParams
 from limoe.sweep.record import open_recorder
 root = Path(sys.argv[1])
-machine = MachineParams(
-    device="cpu", workers=0, cache_mb=1, processes=1, expert_parallel=1, shard_weights=False, tracking="mlflow"
-)
+machine = MachineParams.model_validate_json(sys.argv[2])
 gate, begin = os.pipe()
-for name in sys.argv[2:]:
+for name in sys.argv[3:]:
     if os.fork() == 0:
         os.close(begin)
         with open_recorder(machine, root, root / "runs" / name, {}) as recorder:
@@ -37,7 +36,7 @@ for name in sys.argv[2:]:
             recorder.catch_up()
         os._exit(0)
 os.close(begin)
-sys.exit(sum(os.wait()[1] for _ in sys.argv[2:]))
+sys.exit(sum(os.wait()[1] for _ in sys.argv[3:]))
 """
 
 
@@ -49,9 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def machine() -> MachineParams:
-    return MachineParams(
-        device="cpu", workers=0, cache_mb=1, processes=1, expert_parallel=1, shard_weights=False, tracking="mlflow"
-    )
+    return recipe("machine.tracking=mlflow").machine
 
 
 @pytest.fixture
@@ -198,7 +195,8 @@ def test_four_writers_at_a_time_lose_nothing(root: Path, machine: MachineParams,
         for point in range(10):
             ended(root / "runs" / name, f"{name}-{point}", point, rows=40)
     client.search_experiments()  # the database is there
-    subprocess.run([sys.executable, "-c", WRITERS, str(root), *names], check=True)
+    command = [sys.executable, "-c", WRITERS, str(root), machine.model_dump_json(), *names]
+    subprocess.run(command, check=True)
     for name in names:
         runs = children(client, parent_of(client, root / "runs" / name).info.run_id)
         assert set(runs) == {f"{name}-{point}" for point in range(10)}
