@@ -41,10 +41,11 @@ class Leakage:
         """How many there are, if any.
 
         >>> Leakage("val", 9, 0, (Seen("a", "b", True), Seen("c", "b", False))).sentence
-        'the training has seen 2 of the 9 pictures of val (1 byte for byte, 1 nearly)'
+        '2 of the 9 pictures of val are training pictures or resemble one (1 byte for byte, 1 nearly)'
         """
         parts = [f"{count:,} {how}" for count, how in ((self.exact, "byte for byte"), (self.near, "nearly")) if count]
-        return f"the training has seen {len(self.seen):,} of the {self.n:,} pictures of {self.set} ({', '.join(parts)})"
+        count = f"{len(self.seen):,} of the {self.n:,} pictures of {self.set}"
+        return f"{count} are training pictures or resemble one ({', '.join(parts)})"
 
     def row(self) -> dict[str, Any]:
         """As leakage.json has it."""
