@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from flows.trials import check_runner
 from limoe.config import CONTESTANTS, Params
-from limoe.errors import UserError
+from limoe.errors import UserError, did_you_mean
 from limoe.files import exclusive_lock
 from limoe.overlay import load_document, merge
 from limoe.paramsfile import read_yaml
@@ -109,8 +108,7 @@ def with_budget(file: Path, budget: str | None) -> Params:
     chosen = [] if budget is None else [name.strip() for name in budget.split(",")]
     for name in chosen:
         if name not in overlays:
-            close = difflib.get_close_matches(name, list(overlays), n=1, cutoff=0.4)
-            guess = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(overlays) or 'none'}"
+            guess = did_you_mean(name, overlays, cutoff=0.4) or f"; there are: {', '.join(overlays) or 'none'}"
             raise UserError(f"budget {name!r}: no file overlays/{name}.yaml{guess}")
         merge(document, read_yaml(overlays[name]))
     return Params.parse(document, " with ".join([file.name, *(overlays[name].name for name in chosen)]))

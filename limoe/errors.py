@@ -3,9 +3,23 @@ such a sentence, or another one, from one process to the next."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Literal
 
 Kind = Literal["user", "machine", "bug"]  # whose fault it is; another attempt may help if the machine's
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """For the end of a sentence about a name that there is not: the known one most like it, nothing if none is like it at all.
+
+    cutoff: from 0 to 1, how like (difflib's ratio).
+
+    >>> did_you_mean("rooter", ["router", "noise"]), did_you_mean("x", ["router"])
+    ('; did you mean router?', '')
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 class UserError(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from limoe.errors import UserError
+from limoe.errors import UserError, did_you_mean
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -90,5 +90,4 @@ def _nearest_choice(problem: Any) -> str:
     if problem["type"] != "literal_error":
         return ""
     choices = [word.strip("' ") for word in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
-    close = difflib.get_close_matches(str(problem["input"]), choices, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    return did_you_mean(str(problem["input"]), choices)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from limoe.config import SHARED, Params
-from limoe.errors import UserError
+from limoe.errors import UserError, did_you_mean
 from limoe.files import flatten, read_json, write_text
 from limoe.overlay import dump_document, load_document, merge
 from limoe.paths import Paths
@@ -129,8 +128,7 @@ def _chosen(name: str | None, root: Path) -> str:
         raise UserError(f"{root}: no sweep has run here; python -m flows.sweep NAME begins one")
     if name is None:
         raise UserError(f"which sweep? {', '.join(known)} are in {root}")
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    raise UserError(f"no sweep {name!r} in {root}{f'; did you mean {close[0]}?' if close else ', only ' + ', '.join(known)}")
+    raise UserError(f"no sweep {name!r} in {root}{did_you_mean(name, known) or ', only ' + ', '.join(known)}")
 
 
 def _is_ablation(folder: Path) -> bool:

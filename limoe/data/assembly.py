@@ -49,7 +49,7 @@ class Assembly:
         self._drops = [repeated_keys(self._rows)]
         self._kept = np.ones(len(self._rows.keys), np.bool_)
         self._kept[self._drops[0].rows] = False
-        for drop in repeated_pictures(self._rows, self._kept.copy(), TRAIN, shop.params.duplicates, evaluated):
+        for drop in repeated_pictures(self._rows, self._kept, TRAIN, shop.params.duplicates, evaluated):
             self._drops.append(drop)
             self._kept[drop.rows] = False
         self._names = lru_cache(maxsize=NAMED_PARTS)(self._read_names)
@@ -115,7 +115,7 @@ class Assembly:
     def _columns(self, part: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Of the part's rows that enter the set."""
         own = self._kept[self._rows.starts[part] : self._rows.starts[part + 1]]
-        yield from pq.read_table(self._shop.part(part) / RECORDS, columns=list(names)).filter(own).to_pylist()
+        yield from pq.read_table(self._shop.part(part) / RECORDS, columns=list(names), partitioning=None).filter(own).to_pylist()
 
     def _refused(self) -> Iterator[Rejected]:
         """All rejected inputs: what a part's candidates failed alone and beside others, in the part's order."""
@@ -135,7 +135,8 @@ class Assembly:
         start, stop = self._rows.starts[part : part + 2]
         found = [(row, other, drop) for drop in self._drops for row, other in drop.between(start, stop)]
         if found:
-            refused = pq.read_table(self._shop.part(part) / REFUSED, columns=["position"])["position"].to_numpy()
+            table = pq.read_table(self._shop.part(part) / REFUSED, columns=["position"], partitioning=None)
+            refused = table["position"].to_numpy()
             positions = np.delete(np.arange(made.rows + len(refused)), refused)
             for row, other, drop in sorted(found, key=itemgetter(0)):
                 key, source = self._name(row)

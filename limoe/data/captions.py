@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from limoe.config import CaptionParams
-from limoe.errors import UserError
+from limoe.data.sources.texts import SURROGATE
+from limoe.errors import UserError, did_you_mean
 
-SURROGATE = re.compile(r"[\ud800-\udfff]")  # Python's strings may hold one alone, and no file can
 Why = tuple[str, str]  # reason and detail, as in sources.Rejected
 
 
@@ -45,10 +43,8 @@ def _language_share(languages: Sequence[str]) -> Callable[[str], float]:
     model: Any = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     for language in languages:
         if language not in model.labels:
-            close = difflib.get_close_matches(language, model.labels, n=1, cutoff=0.5)
-            guess = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(
-                f"prepare.captions.languages: no language {language!r}; known are {', '.join(sorted(model.labels))}{guess}"
-            )
+            known = sorted(model.labels)
+            guess = did_you_mean(language, known)
+            raise UserError(f"prepare.captions.languages: no language {language!r}; known are {', '.join(known)}{guess}")
     wanted = set(languages)
     return lambda text: sum(share for language, share in model.rank(text) if language in wanted)

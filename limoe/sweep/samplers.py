@@ -8,7 +8,6 @@ unused, where Optuna's QMC sampler draws its first point and all conditional nam
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
-from limoe.errors import UserError
+from limoe.errors import UserError, did_you_mean
 from limoe.sweep.dimension import Dimension
 from limoe.sweep.space import Space
 
@@ -168,5 +167,4 @@ def _numeric(dimension: Dimension) -> bool:
 
 
 def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"{what} {name!r} is not allowed: {', '.join(known)} are" + (f"; did you mean {close[0]}?" if close else "")
+    return f"{what} {name!r} is not allowed: {', '.join(known)} are{did_you_mean(name, known, cutoff=0.4)}"

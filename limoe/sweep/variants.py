@@ -8,14 +8,13 @@ of active terms. The z-loss balances nothing (it keeps logits small) and stays t
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from limoe.config import AUX_TERMS, MoeParams, Params
-from limoe.errors import UserError
+from limoe.errors import UserError, did_you_mean
 from limoe.files import sha256_json
 
 FULL = "full"
@@ -125,9 +124,8 @@ def _check_names(only: Sequence[str], wanted: Sequence[Variant]) -> None:
     known = [*dict.fromkeys(one.group for one in wanted), *(one.key for one in wanted)]
     for name in only:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"did you mean {close[0]}?" if close else f"groups are {', '.join(STUDIES)}"
-            raise UserError(f"ablation: {name!r} is no group and no variant; {hint}")
+            hint = did_you_mean(name, known, cutoff=0.4) or f"; groups are {', '.join(STUDIES)}"
+            raise UserError(f"ablation: {name!r} is no group and no variant{hint}")
 
 
 def _only_terms(moe: MoeParams, kept: Sequence[str]) -> dict[str, float]:

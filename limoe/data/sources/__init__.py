@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from limoe.data.sources.scenes import ScenesSource
 from limoe.data.sources.sidecar import Sidecar
 from limoe.data.sources.table import Table
 from limoe.data.sources.webdataset import WebDataset
-from limoe.errors import UserError
+from limoe.errors import UserError, did_you_mean
 from limoe.paths import Paths
 
 __all__ = [
@@ -79,8 +78,7 @@ def check_names(params: PrepareParams) -> None:
     known = sorted({*SOURCES, *params.sets})
     for name in params.sources:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            guess = f"; did you mean {close[0]}?" if close else "; name a set of your own in prepare.sets"
+            guess = did_you_mean(name, known) or "; name a set of your own in prepare.sets"
             raise UserError(f"prepare.sources: there is no source {name!r}, but {', '.join(known)}{guess}")
 
 

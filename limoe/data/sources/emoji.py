@@ -10,7 +10,6 @@ Splits, by a stable hash of the group: a tenth is never trained on and tests (`u
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from limoe.data.schema import TRAIN
 from limoe.data.sources.base import Candidate, Part, Rejected, fraction
 from limoe.data.sources.packages import Package
 from limoe.data.tokenizer import fold
-from limoe.errors import UserError
+from limoe.errors import UserError, did_you_mean
 
 PART_CONCEPTS = 1000  # a few seconds of rendering
 TWEMOJI = Package(
@@ -195,11 +194,9 @@ def _names(languages: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
 
     for language in languages:
         if language not in emoji.LANGUAGES:
-            close = difflib.get_close_matches(language, emoji.LANGUAGES, n=1, cutoff=0.4)
-            guess = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(
-                f"prepare.emoji.languages: no language {language!r}; allowed are {', '.join(sorted(emoji.LANGUAGES))}{guess}"
-            )
+            known = sorted(emoji.LANGUAGES)
+            guess = did_you_mean(language, known, cutoff=0.4)
+            raise UserError(f"prepare.emoji.languages: no language {language!r}; allowed are {', '.join(known)}{guess}")
     emoji.config.load_language(list(languages))
     found: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for text, data in emoji.EMOJI_DATA.items():

@@ -8,25 +8,16 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from limoe.errors import UserError
-from limoe.evals.models.opened import Opened, foreign_facts, opening, picture_reader
+from limoe.evals.models.opened import Foreign, Opened, foreign_facts, opening, picture_reader
 
 TYPES = ("clip", "siglip")
 
 
-class TwoTowers(nn.Module):
+class TwoTowers(Foreign):
     """transformers' CLIPModel or SiglipModel in open_clip's shape."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """Log of what cosines are multiplied with."""
-        return cast(Tensor, self.inner.logit_scale)
 
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
         """float32 (B, D) embeddings of preprocessed pictures."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from limoe.errors import UserError
-from limoe.evals.models.opened import Opened, Unfetchable, foreign_facts, opening, picture_reader
+from limoe.evals.models.opened import Foreign, Opened, Unfetchable, foreign_facts, opening, picture_reader
 from limoe.model.clip import unprojected
 
 CONFIG = "open_clip_config.json"
@@ -20,17 +20,8 @@ TAG_SAMPLES = re.compile(r"(?:^|_)s(\d+(?:\.\d+)?)([mb])(?:_|$)")  # laion2b_s34
 SIZES = {"m": 1e6, "b": 1e9}
 
 
-class Told(nn.Module):
+class Told(Foreign):
     """open_clip's model, which also tells what its pictures' embeddings are projected from."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """Log of what cosines are multiplied with."""
-        return cast(Tensor, self.inner.logit_scale)
 
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
         """(B, D) embeddings of preprocessed pictures."""

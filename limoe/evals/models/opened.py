@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -44,6 +44,19 @@ class Opened:
     tokenize: Tokenize
     preprocess: Preprocess
     facts: Facts
+
+
+class Foreign(nn.Module):
+    """A library's model, which a kind brings into the shape that is scored."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Log of what cosines are multiplied with."""
+        return cast(Tensor, self.inner.logit_scale)
 
 
 class Unfetchable(UserError):
