@@ -50,7 +50,7 @@ def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | N
             print(note)
         print("to be merged into params.yaml, or for a file of your own and `limoe params --overlay FILE`:\n")
         print(yaml.safe_dump(section, sort_keys=False, allow_unicode=True))
-    return "limoe params --overlay FILE, with the section above in it; then limoe prepare"
+    return "limoe params --overlay FILE, with the section above in it; then dvc repro prepare"
 
 
 def read_columns(given: Sequence[str]) -> dict[str, Any]:
@@ -100,8 +100,9 @@ def told(name: str, found: Survey) -> Iterator[str]:
     """Lines for a person."""
     facts = found.facts
     size = f", {facts['bytes'] / 1e6:,.1f} MB" if facts.get("bytes") else ""
-    count = facts.get("files")
-    of_files = f", {count if isinstance(count, int) else len(count):,} files{size}" if count else ""
+    files_or_number = facts.get("files")
+    count = files_or_number if isinstance(files_or_number, int) else len(files_or_number or ())
+    of_files = f", {count:,} {'file' if count == 1 else 'files'}{size}" if count else ""
     items = f", {facts['items']:,} inputs" if facts["items"] is not None else ""
     yield f"{name}: read as {found.params.kind}{of_files}{items}; {facts['looked_at']:,} looked at"
     if columns := facts["columns"]:

@@ -83,7 +83,7 @@ def test_what_is_said_is_counted_right(pets: Path) -> None:
 def test_what_is_printed_works_when_it_is_merged(pets: Path) -> None:
     result = limoe("inspect", "data/raw/pets/rows.csv", "--name", "mine", "--column", "caption=text", "--out", "here.png")
     assert result.exit_code == 0, result.stderr
-    assert "mine: read as table, 1 files, 5 inputs; 5 looked at" in result.stdout
+    assert "mine: read as table, 1 file, 5 inputs; 5 looked at" in result.stdout
     assert "captions: 1 to 2 (median 1) a picture, of 2 to 3 (median 3) words; 75% differ" in result.stdout
     assert Path("here.png").is_file()
     params = overlaid(yaml.safe_load(result.stdout[result.stdout.index("prepare:") :].split("\n\n")[0]))

@@ -107,6 +107,8 @@ class Prepared:
             raise UserError(
                 f"{self.root}: a shard that {MANIFEST} lists is missing ({error}); run `limoe prepare` again"
             ) from None
+        except pa.ArrowMemoryError:
+            raise  # an ArrowException, too, and no fault of the shard's
         except (pa.ArrowException, OSError) as error:  # Arrow tells some damage from others, and reports it as either
             detail = " ".join(str(error).split())
             raise UserError(f"{self.root}: {what} is broken ({detail}); run `limoe prepare` again") from None

@@ -181,6 +181,10 @@ def test_what_save_to_disk_leaves(tmp_path: Path, kind: str) -> None:
     (tmp_path / "set" / "test" / "state.json").write_text('{"_data_files": [], "_indices_files": ["x"]}')
     with pytest.raises(UserError, match="holds a choice of rows beside the rows"):
         saved(tmp_path)
+    for other in ("[]", "{}", '{"_data_files": ["x"]}', '{"_data_files": [{"filename": 1}]}'):
+        (tmp_path / "set" / "test" / "state.json").write_text(other)
+        with pytest.raises(UserError, match=r"state\.json: not as Dataset\.save_to_disk writes it"):
+            saved(tmp_path)
 
 
 def test_a_broken_arrow_file_gives_what_stood_before(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ def test_a_part_is_a_tar_named_alike_wherever_the_set_lies(tmp_path: Path) -> No
         ("mine/train-1/a", "train"),
         ("mine/val-0/a", "val"),
     ]
+    with pytest.raises(
+        UserError, match=r"no such file as set/sub/train-2\.tar"
+    ):  # one that braces name is not left out without a word
+        read(tmp_path, "set/sub/train-{0..2}.tar")
     assert [c.key for c in read(tmp_path, "set/*/train-*.tar")[0]] == ["mine/sub/train-0/a", "mine/sub/train-1/a"]
     assert [c.key for c in read(tmp_path, "set/sub/other.tar")[0]] == ["mine/other/a"]
 

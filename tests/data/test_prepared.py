@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from limoe.data.prepared import Prepared
@@ -66,6 +67,15 @@ def test_a_manifest_of_another_kind_is_refused(root: Path, content: str) -> None
     (root / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=r"manifest\.json"):
         Prepared(root)
+
+
+def test_a_machine_without_memory_is_no_broken_shard(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr("pyarrow.parquet.read_table", full)
+    with pytest.raises(MemoryError):
+        Prepared(root).table("train")
 
 
 def test_a_missing_or_broken_shard_is_the_users_to_repair(root: Path) -> None:

@@ -77,6 +77,10 @@ def _belongs(place: Place) -> bool:
     if is_remote(place.address) or not state.is_file():
         return True
     told = read_json(state)
+    try:
+        listed = [Path(file["filename"]).name for file in told["_data_files"]]
+    except (TypeError, KeyError):
+        raise UserError(f"{state}: not as Dataset.save_to_disk writes it, _data_files with a filename each") from None
     if told.get("_indices_files"):
         raise UserError(f"{state.parent}: holds a choice of rows beside the rows; save it again after flatten_indices()")
-    return any(Path(file["filename"]).name == Path(place.address).name for file in told["_data_files"])
+    return Path(place.address).name in listed

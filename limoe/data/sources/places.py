@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -50,7 +51,10 @@ def find(root: Path, given: str, suffixes: Sequence[str]) -> list[Place]:
     except ValueError as error:
         raise UserError(f"{given}: braces that do not match ({error})") from None
     look = _remote if is_remote(given) else _local
-    found = [address for pattern in patterns for address in look(root, pattern, suffixes)]
+    by_pattern = {pattern: look(root, pattern, suffixes) for pattern in patterns}
+    found = list(chain.from_iterable(by_pattern.values()))
+    if found and (missing := [pattern for pattern, its in by_pattern.items() if not its]):
+        raise UserError(f"{given}: no such file as {missing[0]}")
     if not found:
         raise UserError(f"{given}: no file here{f' that ends in {_listed(suffixes)}' if suffixes else ''}")
     base = _base(given if is_remote(given) else str(root / given), found)
