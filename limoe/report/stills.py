@@ -54,5 +54,5 @@ def drops(report: BalanceReport, fresh: Untrained | None) -> bytes:
             axes.scatter(places, closed, 200, marker="_", color="black", label="uniform routing" if modality else None)
     axes.set_xticks(range(len(names)), names)
     axes.set(ylabel="dropped, %", ylim=(0, None))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return to_png(figure)
