@@ -37,7 +37,9 @@ def leakage_section(evidence: Sequence[Evidence]) -> Section:
     columns = ["Set", "Pictures", "Byte for byte", "Nearly", "Plain", "Score", *(title(one.name) for one in evidence)]
     rows = [_row(leakage, evidence) for leakage in evidence[0].leakage]
     numeric = frozenset(range(1, len(columns))) - {columns.index("Score")}
-    table = Table("Evaluated pictures that are training pictures or resemble one, and scores without them", columns, rows, numeric)
+    table = Table(
+        "Evaluated pictures that are training pictures or resemble one, and scores without them", columns, rows, numeric
+    )
     return Section("leakage", "Leakage", [table, Prose(NEAR, "quiet")])
 
 
