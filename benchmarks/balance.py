@@ -28,7 +28,6 @@ from benchmarks.balance_results import (
     mean,
     write_page,
 )
-from benchmarks.flickr import unpack
 from limoe.data.balance import analyse
 from limoe.data.prepared import Prepared
 from limoe.files import write_json
@@ -80,7 +79,7 @@ def prepare_data(name: str, root: Path, flickr: Path | None) -> None:
     shutil.copy(ROOT / "data" / "sources.yaml", root / "data")
     if name == "Flickr8k":
         assert flickr is not None
-        unpack(flickr, root)
+        (root / "flickr8k").symlink_to(flickr.resolve())
     prepare.run(Setting(name).params(), Paths(root))
 
 

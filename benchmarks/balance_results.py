@@ -20,10 +20,9 @@ COMMON = ("machine.tracking=none", "machine.workers=0", "train.threads=1", "trai
 SOURCES = {
     "emoji": ("prepare.sources=[emoji]", "train.mixture={emoji: 1}"),
     "Flickr8k": (
-        "prepare.sources=[folder]",
-        "train.mixture={folder: 1}",
-        "prepare.folder.images=images",
-        "prepare.folder.captions=captions.csv",
+        "prepare.sources=[flickr8k]",
+        "prepare.sets={flickr8k: {path: flickr8k, kind: webdataset}}",
+        "train.mixture={flickr8k: 1}",
     ),
 }
 

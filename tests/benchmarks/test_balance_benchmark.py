@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 from pathlib import Path
 from statistics import stdev
 
 import pytest
+from layoutkit import tar
 from preparekit import picture
 
 from benchmarks.balance import SETTINGS, prepare_data
@@ -26,7 +26,7 @@ from benchmarks.balance_results import (
     read,
     write_page,
 )
-from benchmarks.flickr import unpack
+from limoe.data.prepared import Prepared
 from limoe.paths import Paths
 from limoe.rehearse import first_steps
 
@@ -90,24 +90,20 @@ def test_a_result_by_hand() -> None:
     assert "in 0 of 1 settings" in " ".join(page([result]).split())
 
 
-def test_flickrs_tars_become_a_folder(tmp_path: Path) -> None:
-    tars, root = tmp_path / "tars", tmp_path / "root"
-    tars.mkdir()
-    root.mkdir()
-    for split in ("train", "test"):
-        members = tmp_path / split
-        members.mkdir()
-        (members / f"{split}1.jpg").write_bytes(picture(0, fmt="JPEG"))
-        (members / f"{split}1.json").write_text(json.dumps({"captions": ["a dog .", 'two "dogs", one cat']}))
-        with tarfile.open(tars / f"{split}-00000.tar", "w") as archive:
-            for file in sorted(members.iterdir()):
-                archive.add(file, file.name)
-    unpack(tars, root)
-    assert (root / "images" / "train1.jpg").read_bytes() == (tmp_path / "train" / "train1.jpg").read_bytes()
-    assert (root / "captions.csv").read_text().splitlines() == [
-        "image,caption,split",
-        "test1.jpg,a dog .,test",
-        'test1.jpg,"two ""dogs"", one cat",test',
-        "train1.jpg,a dog .,train",
-        'train1.jpg,"two ""dogs"", one cat",train',
-    ]
+def test_flickrs_tars_are_prepared(tmp_path: Path) -> None:
+    for split, count in (("train", 12), ("val", 2), ("test", 3)):
+        samples = {
+            f"{split}{i}": {
+                "jpg": picture(i, fmt="JPEG"),
+                "json": json.dumps({"captions": [f"dog {split} {i}", "a cat"]}).encode(),
+            }
+            for i in range(count)
+        }
+        tar(tmp_path / "tars", samples, name=f"{split}-00000")
+    prepare_data("Flickr8k", tmp_path / "root", tmp_path / "tars")
+    prepared = Prepared(Paths(tmp_path / "root").prepared)
+    assert {split: prepared.sources(split) for split in prepared.splits} == {
+        "train": {"flickr8k": 12},
+        "val": {"flickr8k": 2},
+        "test": {"flickr8k": 3},
+    }
