@@ -126,7 +126,7 @@ PRESETS = {
             lr=3e-3,
             moe={"experts": 16, "aux_weights": BALANCED},
             time="322 s for 1,700 steps of 256 pairs",
-            score="unseen-style top-1 13.3% (10.0 to 17.2), scenes picture to caption R@1 45.0% (42.8 to 47.2); one training",
+            score="unseen-style top-1 12.4% (9.4 to 16.1), scenes picture to caption R@1 44.4% (42.1 to 46.6); one training",
         ),
         _laptop(
             "laptop-wide",
