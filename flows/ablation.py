@@ -110,7 +110,7 @@ def _line(study: Ablation, work: Work, outcome: Outcome, seconds: float) -> str:
     loss = "" if outcome.loss is None else f", loss {outcome.loss:.3f}"
     why = "" if outcome.kind == "ok" else f" ({outcome.evidence})"
     left = (study.planned - study.ended) * seconds / MINUTE
-    which = f"{study.variant_of(work)} seed {work.seed}"
+    which = f"{study.group_of(work)} seed {work.seed}"
     return f"{study.ended} of {study.planned}: {which}: {outcome.kind}{loss}{why}; about {left:.0f} min left"
 
 

@@ -206,14 +206,13 @@ def trial(
     data: Annotated[Path, typer.Option(help="The prepared set.")] = Path("data/prepared"),
     wait: Annotated[bool, typer.Option("--wait", help="Wait for a process that is at work there.")] = False,
     memory_mb: Annotated[int | None, typer.Option(help="MB that it may take beyond its libraries (CPU).")] = None,
-    keep_model: Annotated[bool, typer.Option("--keep-model", help="Leave the model directory there.")] = False,
     debug: Debug = False,
 ) -> None:
     """Run one trial of a sweep, or go on with it: train, measure the objective, write down how it ended."""
     from limoe.sweep.trial import run_trial
 
     with reporting(debug):
-        outcome = run_trial(folder, data, wait, memory_mb, keep_model)
+        outcome = run_trial(folder, data, wait, memory_mb)
         print(f"{outcome.kind}: step {outcome.step} of {outcome.steps_planned}: {outcome.evidence}")
         _next(f"cat {folder / 'outcome.json'}")
 

@@ -21,6 +21,7 @@ from limoe.sweep import table as tables
 from limoe.sweep.findings import Early, Reach, Sensitivity, Share
 from limoe.sweep.pages import PAGE, report_sweep
 from limoe.sweep.rows import to_rows
+from limoe.sweep.seeds import OVERLAY
 from limoe.sweep.sensitivity import analyse
 from limoe.sweep.storage import RECORD
 from limoe.sweep.ties import ties_of, with_ties
@@ -28,6 +29,7 @@ from limoe.sweep.ties import ties_of, with_ties
 BUDGET = ("steps", "seed", "threads", "checkpoints", "export", "log_every")  # of train: never taken from a sweep
 DIGITS = 4  # significant ones of a recommended number
 TABLE = ".parquet"
+ABLATION, SEEDS = "ablation", "seeds"  # kinds of studies that are no sweep
 NAMED = 6  # settings that a remark names
 
 
@@ -117,9 +119,12 @@ def _read(name: str | None, paths: Paths) -> tuple[Path | None, pa.Table, Sensit
 def _chosen(name: str | None, root: Path) -> str:
     """The sweep's name, by default the only one."""
     found = sorted(path for path in root.glob("*") if (path / "trials").is_dir() or (path / "trials.parquet").is_file())
-    known = [path.name for path in found if not _is_ablation(path)]
-    if name is not None and name not in known and _is_ablation(root / name):
-        raise UserError(f"{root / name} is an ablation, whose report python -m flows.ablation has written: {root / name / PAGE}")
+    known = [path.name for path in found if _kind(path) not in (ABLATION, SEEDS)]
+    kind = None if name is None or name in known else _kind(root / name)
+    if kind == ABLATION:
+        raise UserError(f"{root / str(name)} is an ablation, whose report python -m flows.ablation has written: {PAGE}")
+    if kind == SEEDS:
+        raise UserError(f"{root / str(name)} is of further seeds, which have nothing to search; {OVERLAY} there names the models")
     if name in known:
         return str(name)
     if name is None and len(known) == 1:
@@ -131,9 +136,10 @@ def _chosen(name: str | None, root: Path) -> str:
     raise UserError(f"no sweep {name!r} in {root}{did_you_mean(name, known) or ', only ' + ', '.join(known)}")
 
 
-def _is_ablation(folder: Path) -> bool:
+def _kind(folder: Path) -> str | None:
+    """What the study in `folder` says that it is; None for a sweep, and if there is none."""
     record = folder / RECORD
-    return record.is_file() and read_json(record).get("kind") == "ablation"
+    return read_json(record).get("kind") if record.is_file() else None
 
 
 def _print(found: Sensitivity) -> None:

@@ -42,7 +42,8 @@ from limoe.report.published import NOTICE, ROWS
 
 DATA = ROOT / "limoe" / "data"
 TOP = ("limoe", "flows", "tests", "docs", "data", "overlays", "benchmarks", "runs", "report", ".limoe", ".dvc", ".ci")
-USERS = ("data/raw/", "own.yaml", "runs/balance/suggestion.yaml")  # what examples take for the reader's own, or written
+WRITTEN = ("runs/balance/suggestion.yaml", "runs/sweeps/seeds/compare.yaml")
+USERS = ("data/raw/", "own.yaml", *WRITTEN)  # what examples take for the reader's own, or written
 FILE_NAME = re.compile(r"[\w.-]+\.(json|jsonl|parquet|safetensors|toml|yaml|md|db|html)")
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

@@ -156,12 +156,13 @@ def test_a_wrong_name_is_answered_with_the_nearest(copy: Path) -> None:
     assert "which sweep? stress, wide" in result.stderr
 
 
-def test_an_ablations_report_is_not_written_over(copy: Path) -> None:
+@pytest.mark.parametrize("kind,said", [("ablation", "is an ablation"), ("seeds", "is of further seeds")])
+def test_what_is_no_sweep_is_told_from_one_and_left_alone(copy: Path, kind: str, said: str) -> None:
     folder = copy.parent / "runs" / "sweeps" / "taken-apart"
     write(table(), folder / "trials.parquet")
-    write_json(folder / "sweep.json", {"kind": "ablation"})
+    write_json(folder / "sweep.json", {"kind": kind})
     before = (folder / "trials.parquet").read_bytes()
-    for name, sentence in ((["taken-apart"], "is an ablation"), ([], "no sweep has run here")):
+    for name, sentence in ((["taken-apart"], said), ([], "no sweep has run here")):
         result = CliRunner().invoke(app, ["sensitivity", *name, "--params", str(copy)])
         assert result.exit_code == 2
         assert sentence in result.stderr

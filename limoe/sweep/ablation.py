@@ -1,26 +1,23 @@
-"""An ablation as a plain object of the shape of a Sweep: it says which trial runs next and hears how trials ended.
+"""An ablation as a plain object that says which trial runs next and hears how trials ended.
 
 Every variant is trained with every seed, the whole study with one seed before the next, so that a study that is broken off has
-something to say of all variants. As in a sweep the trials' directories are the truth: opened again it runs what has no outcome.
+something to say of all variants.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from limoe.config import Contestant, Params
+from limoe.config import Params
 from limoe.errors import UserError
 from limoe.paths import Paths
 from limoe.sweep.directories import Directories
-from limoe.sweep.outcome import Outcome
+from limoe.sweep.planned import ByName, Listed, Planned
 from limoe.sweep.points import FINAL_SEEDS
-from limoe.sweep.role import Role, write_role
 from limoe.sweep.storage import keep_record
-from limoe.sweep.variants import Study, study, with_values
-from limoe.sweep.work import Work
+from limoe.sweep.variants import Study, study
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class AblationSettings:
             raise UserError(f"reports = {self.reports} is not allowed: it must be at least 1")
 
 
-class Ablation:
+class Ablation(Planned):
     """The state of one ablation; opened again, it goes on, and may have been given more seeds or variants."""
 
     def __init__(self, settings: AblationSettings, params: Params, paths: Paths, data_hash: str) -> None:
@@ -50,54 +47,16 @@ class Ablation:
         self.folder = paths.sweep(settings.name)
         self.study: Study = study(params, settings.only)
         self._params, self._data_hash = params, data_hash
-        self._directories = Directories(self.folder, _Resolver(), params, "limoe", settings.reports, data_hash)
+        self._directories = Directories(self.folder, ByName(), params, "limoe", settings.reports, data_hash)
         numbers = {one.key: number for number, one in enumerate(study(params).variants)}  # the same whatever `only` says
-        self._keys = {numbers[one.key]: one.key for one in self.study.variants}
-        self._works = [
-            self._directories.work(numbers[one.key], one.values, seed, "ablation")
-            for seed in range(settings.seeds)
-            for one in self.study.variants
-        ]
+        super().__init__(
+            [
+                Listed(self._directories, self._directories.work(numbers[one.key], one.values, seed, "ablation"), one.key)
+                for seed in range(settings.seeds)
+                for one in self.study.variants
+            ]
+        )
         keep_record(self.folder, self._record(), may_change=("seeds", "only"))
-
-    def next(self) -> Work | None:
-        """A trial to start now; None if all others have ended or run."""
-        work = next((work for work in self._works if self._directories.ready(work)), None)
-        if work is None:
-            return None
-        write_role(work.folder, Role(work.number, "ablation", self._keys[work.number]))
-        return self._directories.begin(work)
-
-    def watch(self, running: list[Work]) -> None:
-        """Nothing to do: an ablation stops no trial early."""
-
-    def finish(self, work: Work, outcome: Outcome) -> None:
-        """Take in how a trial ended; a killed one, and one with an error, is handed out once more."""
-        self._directories.end(work, outcome)
-        self._directories.outcome(work)
-
-    def retry(self, work: Work) -> None:
-        """Whoever ran the trial has gone: hand it out again unless it left an outcome."""
-        self._directories.end(work, None)
-
-    @property
-    def done(self) -> bool:
-        """Whether every trial has ended."""
-        return self.ended == self.planned
-
-    @property
-    def ended(self) -> int:
-        """Trials that have ended."""
-        return sum(self._directories.outcome(work) is not None for work in self._works)
-
-    @property
-    def planned(self) -> int:
-        """Trials in all."""
-        return len(self._works)
-
-    def variant_of(self, work: Work) -> str:
-        """The key of the variant that the trial belongs to."""
-        return self._keys[work.number]
 
     def _record(self) -> dict[str, Any]:
         settings = asdict(self.settings)
@@ -112,11 +71,3 @@ class Ablation:
             "data": self._data_hash,
             "training_code": self._directories.code(),
         }
-
-
-class _Resolver:
-    """Makes parameters of a variant's values."""
-
-    def resolve(self, params: Params, values: Mapping[str, Any], seed: int, contestant: Contestant) -> Params:
-        del contestant
-        return with_values(params, {**values, "train.seed": seed})

@@ -32,13 +32,23 @@ class Directories:
     """Trials of one contestant under `folder`/trials, each named by the fingerprint of all that its result depends on."""
 
     def __init__(
-        self, folder: Path, space: Resolver, params: Params, contestant: Contestant, reports: int, data_hash: str
+        self,
+        folder: Path,
+        space: Resolver,
+        params: Params,
+        contestant: Contestant,
+        reports: int,
+        data_hash: str,
+        keep_models: bool = False,
     ) -> None:
-        """UserError if trainings are to roll back: in a sweep, or an ablation, failures are results."""
+        """keep_models: whether trials leave their models.
+
+        UserError if trainings are to roll back: among trials failures are results.
+        """
         if params.train_for(contestant).health.action == "rollback":
             raise UserError(
-                "train.health.action = rollback is not allowed in a sweep or an ablation: it would hide failures, and trials "
-                f"would differ in how many steps count; set it to warn (here it is that of {contestant})"
+                "train.health.action = rollback is not allowed in a sweep, an ablation or seeds: it would hide failures, and "
+                f"trials would differ in how many steps count; set it to warn (here it is that of {contestant})"
             )
         self._folder = folder / TRIALS
         self._space = space
@@ -46,13 +56,14 @@ class Directories:
         self._contestant: Contestant = contestant
         self._reports = reports
         self._data_hash = data_hash
+        self._keep_models = keep_models
         self._running: dict[Path, Work] = {}
         self._ended: dict[Path, Outcome] = {}
 
     def work(self, number: int, values: dict[str, Value], seed: int, phase: Phase) -> Work:
         """The trial of these values and this seed; UserError if they do not fit together. Nothing is written."""
         resolved = self._space.resolve(self._params, values, seed, self._contestant)
-        spec = TrialSpec(self._contestant, values, seed, resolved.model_dump(mode="json"), self._reports)
+        spec = TrialSpec(self._contestant, values, seed, resolved.model_dump(mode="json"), self._reports, self._keep_models)
         return Work(number, seed, self._folder / spec.fingerprint(self._data_hash), spec, phase)
 
     def begin(self, work: Work) -> Work:

@@ -30,7 +30,16 @@ CURVE = re.compile(
     r"contrastive|logit_scale|gradient_norm|block\d+/(dead_experts|(text|image)_(placed|effective_experts|logits))"
 )
 TEXT_LIMIT = 5000  # characters of a tag that every store of MLflow takes
-RESULTS = ("sweep.json", "trials.parquet", "ablation.csv", "sensitivity.json", "report.html", "report.md", "plots")
+RESULTS = (
+    "sweep.json",
+    "trials.parquet",
+    "ablation.csv",
+    "compare.yaml",
+    "sensitivity.json",
+    "report.html",
+    "report.md",
+    "plots",
+)
 
 
 class Recorder:

@@ -9,12 +9,13 @@ from typing import Literal
 from limoe.files import read_json, write_json
 
 NAME = "role.json"
-Phase = Literal["search", "final", "ablation"]
+Phase = Literal["search", "final", "ablation", "seeds"]
 
 
 @dataclass(frozen=True)
 class Role:
-    """point: number of the point, from 0 (of two with equal values the first). group: an ablation's variant, else empty."""
+    """point: number of the point, from 0 (of two with equal values the first). group: an ablation's variant, a contestant
+    of further seeds, else empty."""
 
     point: int
     phase: Phase

@@ -19,13 +19,15 @@ CODE = "limoe.sweep.trial"  # whose imports are the code that a trial's result d
 @dataclass(frozen=True)
 class TrialSpec:
     """values: what was swept, dotted name -> value; they stand in `params`, too. params: the whole document of params.yaml,
-    validated, JSON-able. seed: goes before params' own. reports: how often the objective is measured, the last at the end."""
+    validated, JSON-able. seed: goes before params' own. reports: how often the objective is measured, the last at the end.
+    keep_model: whether the model directory `model` is left in the trial's; no result depends on it, nor does the fingerprint."""
 
     contestant: Contestant
     values: dict[str, Any]
     seed: int
     params: dict[str, Any]
     reports: int
+    keep_model: bool = False
 
     def __post_init__(self) -> None:
         if self.contestant not in CONTESTANTS:

@@ -61,18 +61,16 @@ def report_steps(steps: int, reports: int) -> list[int]:
     return sorted({max(1, round(number * steps / reports)) for number in range(1, reports + 1)})
 
 
-def train_trial(
-    folder: Path, spec: TrialSpec, data: Path, reached: Reached, memory_mb: int | None = None, keep_model: bool = False
-) -> Outcome:
+def train_trial(folder: Path, spec: TrialSpec, data: Path, reached: Reached, memory_mb: int | None = None) -> Outcome:
     """Train and measure; how it ended, if not by an exception. `reached` is set for whoever catches one.
 
     memory_mb: of address space, beyond what its libraries take.
     """
     with limited_memory(memory_mb):
-        return _train(folder, spec, data, reached, keep_model)
+        return _train(folder, spec, data, reached)
 
 
-def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached, keep_model: bool) -> Outcome:
+def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached) -> Outcome:
     paths = Paths(data.absolute().parent.parent)
     params, train = _settings(spec, paths)
     prepared = prepared_for(params, data)
@@ -93,7 +91,7 @@ def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached, keep_mod
             reached.step, reached.seconds = trainer.step, round(trainer.pace.seconds, 3)
         with atomic_file(folder / "routing.parquet") as handle:
             pq.write_table(pa.Table.from_pylist(trainer.routing.rows(), ROUTING_SCHEMA), handle)
-        if keep_model:
+        if spec.keep_model:
             preprocess = Preprocess(config.tower.image_size).to_dict()
             save_model(folder / "model", config, trainer.model.state_dict(), data / TOKENIZER, preprocess)
             resolved = {"model": config.model_dump(mode="json"), "train": train.model_dump(mode="json"), "data": prepared.hash}

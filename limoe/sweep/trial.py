@@ -54,11 +54,11 @@ NO_MEMORY = re.compile(
 )
 
 
-def run_trial(folder: Path, data: Path, wait: bool = False, memory_mb: int | None = None, keep_model: bool = False) -> Outcome:
+def run_trial(folder: Path, data: Path, wait: bool = False, memory_mb: int | None = None) -> Outcome:
     """Train what `folder`'s spec says on the prepared set `data`, going on from what is there; writes and returns the outcome.
 
     A trial that has ended is not run again, unless it was killed. wait: for another process that is at work here; else UserError
-    names it. memory_mb: see `limoe.sweep.training`. keep_model: leave the model directory `model` there.
+    names it. memory_mb: see `limoe.sweep.training`.
     """
     end_with_parent()
     spec = read_spec(folder)
@@ -66,19 +66,19 @@ def run_trial(folder: Path, data: Path, wait: bool = False, memory_mb: int | Non
         outcome = read_outcome(folder)
         if outcome is None or outcome.kind == "killed":
             (folder / OUTCOME).unlink(missing_ok=True)
-            outcome = _attempt(folder, spec, data, memory_mb, keep_model)
+            outcome = _attempt(folder, spec, data, memory_mb)
             write_outcome(folder, outcome)
         discard_state(folder)
         return outcome
 
 
-def _attempt(folder: Path, spec: TrialSpec, data: Path, memory_mb: int | None, keep_model: bool) -> Outcome:
+def _attempt(folder: Path, spec: TrialSpec, data: Path, memory_mb: int | None) -> Outcome:
     from limoe.sweep.training import Reached, train_trial
 
     reached = Reached()
     kind: Kind = "error"
     try:
-        return train_trial(folder, spec, data, reached, memory_mb, keep_model)
+        return train_trial(folder, spec, data, reached, memory_mb)
     except UserError as error:
         evidence = str(error)
     except Exception as error:

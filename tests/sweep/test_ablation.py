@@ -131,7 +131,7 @@ def ablation(root, params: Params, **settings):
 def drain(one):
     found = []
     while (work := one.next()) is not None:
-        found.append((one.variant_of(work), work.seed))
+        found.append((one.group_of(work), work.seed))
         one.finish(work, ok(3.0))
     return found
 
@@ -184,7 +184,7 @@ def test_a_killed_trial_is_handed_out_once_more_and_a_collapse_is_a_result(tmp_p
     assert one.next() == work
     one.finish(work, Outcome("killed", step=3, evidence="by signal 9", steps_planned=10))
     other = one.next()
-    assert one.variant_of(other) == "k/2"
+    assert one.group_of(other) == "k/2"
     one.finish(other, Outcome("collapsed", step=10, evidence="text", steps_planned=10, modality="text", layer=1, loss=4.0))
     assert one.done
 
@@ -242,7 +242,7 @@ def run_with(root, params, outcomes):
     """An ablation of K with these outcomes by (variant, seed)."""
     one = ablation(root, params, only=("k",), seeds=3)
     while (work := one.next()) is not None:
-        one.finish(work, outcomes[one.variant_of(work), work.seed])
+        one.finish(work, outcomes[one.group_of(work), work.seed])
     return collect_ablation(one.folder, one.study)
 
 
@@ -307,5 +307,5 @@ def test_taus_ask_for_ever_more_experts(params):
 def test_trainings_that_would_roll_back_are_refused(tmp_path, params):
     health = params.train.health.model_copy(update={"action": "rollback"})
     rolling = params.model_copy(update={"train": params.train.model_copy(update={"health": health})})
-    with pytest.raises(UserError, match=r"train\.health\.action = rollback is not allowed in a sweep or an ablation"):
+    with pytest.raises(UserError, match=r"train\.health\.action = rollback is not allowed in a sweep, an ablation or seeds"):
         Ablation(AblationSettings(), rolling, Paths(tmp_path), HASH)

@@ -586,7 +586,7 @@ def test_without_a_success_there_are_no_finalists(tmp_path: Path, base: Params) 
 
 
 def test_trainings_that_would_roll_back_are_refused(tmp_path: Path) -> None:
-    sentence = r"train\.health\.action = rollback is not allowed in a sweep or an ablation: .* set it to warn"
+    sentence = r"train\.health\.action = rollback is not allowed in a sweep, an ablation or seeds: .* set it to warn"
     with pytest.raises(UserError, match=sentence):
         made(tmp_path, tiny("train.health.action=rollback"))
     assert not list(tmp_path.iterdir())

@@ -195,13 +195,14 @@ def test_the_suggestion_of_the_balance_analysis(tiny_data, tmp_path):
 
 
 def test_the_model_is_kept_if_wanted(tiny_data, tmp_path):
-    folder = trial(tmp_path / "trial", "train.steps=2")
-    run_trial(folder, tiny_data, keep_model=True)
+    folder = tmp_path / "trial"
+    create(folder, replace(spec("train.steps=2"), keep_model=True))
+    run_trial(folder, tiny_data)
     model, _, tokenizer = limoe.load(folder / "model")
     assert model.encode_text(tokenizer(["a red circle"])).shape == (1, 8)
     facts = open_other(LocalModel(path="trial"), tmp_path, torch.device("cpu")).facts
-    spec = read_json(folder / "trial.json")
-    assert (facts.samples, facts.seed) == (2 * spec["params"]["train"]["batch"], spec["seed"])
+    written = read_json(folder / "trial.json")
+    assert (facts.samples, facts.seed) == (2 * written["params"]["train"]["batch"], written["seed"])
     assert facts.data == Prepared(tiny_data).hash
 
 
