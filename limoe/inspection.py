@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from limoe import files
 from limoe.config import SetParams
 from limoe.config.sets import check_names
+from limoe.data.addresses import is_remote
 from limoe.data.sheet import Card, contact_sheet
-from limoe.data.sources.places import is_remote
 from limoe.data.survey import LOOKED_AT, Picture, Survey, survey
 from limoe.errors import UserError
 from limoe.paramsfile import explain

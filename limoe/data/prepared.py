@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from limoe import files
+from limoe.data.inplace import BASE, COLUMNS, Tars
+from limoe.data.schema import SCHEMA
 from limoe.data.tokenizer import Tokenizer
 from limoe.errors import UserError
+from limoe.paths import project_of
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 REJECTED = "rejected.parquet"
@@ -61,6 +65,12 @@ class Prepared:
         """The tokenizer trained on the training captions."""
         return Tokenizer.load(self.root / TOKENIZER)
 
+    @cached_property
+    def _tars(self) -> Tars:
+        """Those that hold the pictures that are not here."""
+        sources = self.manifest.get("sources", {})
+        return Tars(project_of(self.root), {name: told[BASE] for name, told in sources.items() if BASE in told})
+
     def rows(self, split: str) -> int:
         """Number of rows of `split`; UserError names the splits there are."""
         return int(self._split(split)["rows"])
@@ -74,11 +84,16 @@ class Prepared:
         return [self.root / shard["file"] for shard in self._split(split)["shards"]]
 
     def table(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of `split` (columns of schema.SCHEMA, all by default), in shard order; UserError names the splits there are."""
+        """Rows of `split` (columns of schema.SCHEMA, all by default), in shard order; UserError names the splits there are.
+
+        A column `image` has every picture, those too that lie in tars: see Tars.fill.
+        """
         shards = self.shards(split)
-        wanted = None if columns is None else list(columns)
+        columns = SCHEMA.names if columns is None else columns
+        wanted = self._with_places(columns)
         with self._reading(f"a shard of {split!r}"):
-            return pa.concat_tables([pq.read_table(shard, columns=wanted, partitioning=None) for shard in shards])
+            table = pa.concat_tables([pq.read_table(shard, columns=wanted, partitioning=None) for shard in shards])
+        return self._tars.fill(table).select(columns)
 
     def row_groups(self, split: str) -> list[RowGroupPlace]:
         """The row groups of `split` that have rows, in shard order; UserError names the splits there are.
@@ -93,10 +108,18 @@ class Prepared:
                 found += [place for place in places if place.sources]
         return found
 
-    def read_group(self, place: RowGroupPlace, columns: Sequence[str]) -> pa.Table:
-        """These columns of a row group, read with one thread."""
+    def read_group(self, place: RowGroupPlace, columns: Sequence[str], source: str | None = None) -> pa.Table:
+        """These columns of a row group, or of its rows of one source, read with one thread. `image`: as in `table`."""
+        wanted = self._with_places(columns)
         with self._reading(place.file), pq.ParquetFile(self.root / place.file) as file:
-            return file.read_row_group(place.number, list(columns), use_threads=False)
+            table = file.read_row_group(place.number, wanted, use_threads=False)
+        if source is not None and len(place.sources) > 1:
+            table = table.filter(pc.equal(table["source"], source))
+        return self._tars.fill(table).select(columns)
+
+    def _with_places(self, columns: Sequence[str]) -> list[str]:
+        """The columns, and those from which pictures are found that lie in tars."""
+        return list(dict.fromkeys((*columns, *COLUMNS))) if "image" in columns and self._tars else list(columns)
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
