@@ -99,12 +99,8 @@ def test_a_tar_that_changed_is_read_again(root: Path, unbroken: dict[str, bytes]
     assert content(tmp_path / "before") == content(tmp_path / "anew") != unbroken
 
 
-@pytest.mark.parametrize("kind", ["processes", "dask"])
-def test_any_workers_write_the_same_bytes(
-    kind: str, root: Path, unbroken: dict[str, bytes], request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    dask = request.getfixturevalue("dask") if kind == "dask" else "null"
+def test_several_processes_write_the_same_bytes(unbroken: dict[str, bytes], tmp_path: Path) -> None:
     photos(tmp_path / "photos", tars=4, each=10)
-    with open_workers(params_with(f"machine.dask={dask}", "machine.prepare_workers=2").machine) as several:
+    with open_workers(params_with("machine.prepare_workers=2").machine) as several:
         ingested(build(params(), tmp_path), params(), tmp_path / "there", workers=several)
     assert content(tmp_path / "there") == unbroken
