@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from limoe.errors import Reported, UserError
 
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 UNKNOWN = (ImportError, ValueError)  # a driver that is not installed, a protocol that nobody knows
 
 
@@ -19,8 +20,7 @@ def is_remote(address: str) -> bool:
 
 @contextmanager
 def opened(address: str) -> Iterator[BinaryIO]:
-    """The file's bytes as a stream; OSError if there are none, UserError if a package is missing that the address needs, Reported
-    if it cannot be reached."""
+    """The file's bytes as a stream; OSError if there are none, UserError if a package is missing that the address needs."""
     if not is_remote(address):
         with open(address, "rb") as handle:
             yield handle
@@ -29,14 +29,45 @@ def opened(address: str) -> Iterator[BinaryIO]:
 
     with reaching(address, UNKNOWN):
         opening = fsspec.open(address, "rb")
-    with ExitStack() as stack:
-        try:
-            handle = stack.enter_context(opening)
-        except OSError:
-            raise
-        except Exception as error:  # each driver has its own
-            raise Reported("machine", f"{address}: cannot be opened ({' '.join(str(error).split())})") from error
+    with opening as handle:
         yield cast(BinaryIO, Reached(handle, address))
+
+
+def read_ranges(address: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The file's bytes from `start` to before `stop`, or to its end, for each (start, stop); elsewhere all are asked for at once.
+
+    One of GONE if there is no such file, else Reported if it cannot be read now. UserError if a package is missing that the
+    address needs, or if its server gives whole files alone.
+    """
+    if not is_remote(address):
+        try:
+            with open(address, "rb") as handle:
+                return [_at(handle, start, stop) for start, stop in spans]
+        except GONE:
+            raise
+        except OSError as error:
+            raise Reported("machine", f"{address}: cannot be read now ({error.strerror or error})") from error
+    import fsspec
+
+    with reaching(address, UNKNOWN):
+        system, path = fsspec.core.url_to_fs(address)
+    try:
+        starts, stops = ([span[end] for span in spans] for end in (0, 1))
+        found = system.cat_ranges([path] * len(spans), starts, stops, on_error="return")
+        if failed := next((one for one in found if isinstance(one, BaseException)), None):
+            raise failed
+    except GONE:
+        raise
+    except Exception as error:  # each driver has its own
+        raise Reported("machine", f"{address}: cannot be read now ({' '.join(str(error).split())})") from error
+    if any(len(content) > stop - start for content, (start, stop) in zip(found, spans, strict=True)):
+        raise UserError(f"{address}: its server gives no parts of a file, but the whole")
+    return list(found)
+
+
+def _at(handle: BinaryIO, start: int, stop: int) -> bytes:
+    handle.seek(start)
+    return handle.read(stop - start)
 
 
 class Reached(io.RawIOBase):

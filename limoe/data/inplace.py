@@ -14,18 +14,18 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from limoe.data.addresses import is_remote, opened
+from limoe.data.addresses import GONE, is_remote, read_ranges
 from limoe.data.schema import PLACE, SCHEMA
 from limoe.errors import Reported, UserError
 
 BASE = "tars"  # key of the manifest's sources: the folder or address in which names of tars begin
 COLUMNS = ("key", "source", "image", "sha256", *PLACE)  # what pictures are found by
-GAP_BYTES, RANGE_BYTES = 1 << 20, 16 << 20  # a shorter gap is read through; no more is read in one go, but for a larger picture
-GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+GAP_BYTES, RANGE_BYTES = 1 << 20, 4 << 20  # a shorter gap is read through; no more is read in one go, but for a larger picture
+TOGETHER = 8  # ranges that a server elsewhere is asked for at once
 AGAIN = "run `limoe prepare` again"
 
 
@@ -95,11 +95,11 @@ class Tars:
 def _read(address: str, rows: Sequence[int], told: Mapping[str, Sequence[Any]]) -> Iterator[tuple[int, bytes]]:
     """(row, picture) of each of these rows, which lie in one tar."""
     offsets, lengths = ([told[name][row] for row in rows] for name in ("offset", "length"))
-    key = told["key"][rows[0]]
+    key, asked = told["key"][rows[0]], list(ranges(offsets, lengths))
     try:
-        with opened(address) as stream:
-            for start, stop, places in ranges(offsets, lengths):
-                content = _bytes(stream, start, stop)
+        for wave in (asked[first : first + TOGETHER] for first in range(0, len(asked), TOGETHER)):
+            contents = read_ranges(address, [one[:2] for one in wave])
+            for (start, _, places), content in zip(wave, contents, strict=True):
                 for place in places:
                     first, row = offsets[place] - start, rows[place]
                     image, key = content[first : first + lengths[place]], told["key"][row]
@@ -107,20 +107,7 @@ def _read(address: str, rows: Sequence[int], told: Mapping[str, Sequence[Any]]) 
                         raise UserError(f"{address}: no longer holds the picture of {key} that was prepared; {AGAIN}")
                     yield row, image
     except GONE as error:
-        raise UserError(
-            f"{address}: cannot be read ({error.strerror or error}), and holds the picture of {key}; {AGAIN}"
-        ) from None
-    except OSError as error:
-        raise Reported("machine", f"{address}: cannot be read now ({error}), and holds the picture of {key}") from error
+        why = error.strerror or error
+        raise UserError(f"{address}: cannot be read ({why}), and holds the picture of {key}; {AGAIN}") from None
     except Reported as error:
-        raise Reported(error.kind, f"{error}; it holds the picture of {key}") from error
-
-
-def _bytes(stream: BinaryIO, start: int, stop: int) -> bytes:
-    """From `start` to before `stop`, or to where the file ends."""
-    stream.seek(start)
-    pieces, left = [], stop - start
-    while left and (piece := stream.read(left)):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
+        raise Reported(error.kind, f"{error}, and holds the picture of {key}") from error

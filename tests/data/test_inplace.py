@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def test_near_pieces_are_one_read_and_far_ones_or_too_many_are_several() -> None
     mib = 1 << 20
     assert [one[:2] for one in ranges([0, mib + 10, 3 * mib], [10, 5, 5])] == [(0, mib + 15), (3 * mib, 3 * mib + 5)]
     many = list(ranges([number * mib for number in range(64)], [mib] * 64))
-    assert [one.stop - one.start for one in many] == [16 * mib] * 4
+    assert [one.stop - one.start for one in many] == [4 * mib] * 16
     assert [one[:2] for one in ranges([0, 40 * mib], [40 * mib, 5])] == [(0, 40 * mib), (40 * mib, 40 * mib + 5)]
 
 
@@ -161,35 +163,77 @@ def test_tars_elsewhere_are_read_and_missed_alike(tmp_path: Path, rows: pa.Table
         Tars(tmp_path, {"s": "memory://gone"}).fill(rows)
 
 
-class Broken(io.BytesIO):
-    """Breaks off behind its header."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        raise ConnectionResetError("by peer")
-
-
-@pytest.mark.parametrize(
-    "opens, said",
-    [
-        (lambda: Broken(), r"broke off while it was read \(by peer\); it holds the picture of s/0"),
-        (lambda: 1 / 0, r"cannot be opened \(division by zero\); it holds the picture of s/0"),
-        (lambda: os.close(-1), r"cannot be read now \(.*Bad file descriptor\), and holds the picture of s/0"),
-    ],
-)
-def test_what_another_attempt_may_mend_is_the_machines_fault(tmp_path: Path, rows: pa.Table, opens: Any, said: str) -> None:
+def served(protocol: str, cat: Callable[[str, int, int], Awaitable[bytes]]) -> None:
+    """Register a protocol of fsspec's whose files are what `cat(path, start, stop)` gives."""
     import fsspec
-    from fsspec.implementations.memory import MemoryFileSystem
+    from fsspec.asyn import AsyncFileSystem
 
-    class Flaky(MemoryFileSystem):
-        protocol = "shaky"
+    class Served(AsyncFileSystem):
+        cachable = False
 
-        def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-            return opens()
+        async def _cat_file(self, path: str, start: int, end: int, **_: Any) -> bytes:
+            return await cat(path, start, end)
 
-    fsspec.register_implementation("shaky", Flaky, clobber=True)
-    with pytest.raises(Reported, match=rf"^shaky://shaky/00000.tar: {said}$") as caught:
-        Tars(tmp_path, {"s": "shaky://shaky"}).fill(rows)
+    Served.protocol = protocol
+    fsspec.register_implementation(protocol, Served, clobber=True)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("by  peer"), RuntimeError("by peer"), TimeoutError("by peer")])
+def test_what_another_attempt_may_mend_is_the_machines_fault(tmp_path: Path, rows: pa.Table, error: Exception) -> None:
+    async def broken(path: str, start: int, stop: int) -> bytes:
+        raise error
+
+    served("shaky", broken)
+    with pytest.raises(Reported) as caught:
+        Tars(tmp_path, {"s": "shaky://x"}).fill(rows)
+    assert str(caught.value) == "shaky://x/00000.tar: cannot be read now (by peer), and holds the picture of s/0"
     assert caught.value.kind == "machine"
+
+
+def test_a_disk_that_fails_is_the_machines_fault(tmp_path: Path, rows: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("limoe.data.addresses._at", failing)
+    with pytest.raises(Reported, match=r"00000.tar: cannot be read now \(Input/output error\), and holds the picture of s/0"):
+        Tars(tmp_path, {"s": "photos"}).fill(rows)
+
+
+def test_a_server_that_gives_whole_files_is_not_taken_for_a_tar_that_changed(tmp_path: Path, rows: pa.Table) -> None:
+    whole = (tmp_path / "photos" / "00000.tar").read_bytes()
+
+    async def simple(path: str, start: int, stop: int) -> bytes:
+        return whole
+
+    served("whole", simple)
+    with pytest.raises(UserError, match=r"^whole://x/00000\.tar: its server gives no parts of a file, but the whole$"):
+        Tars(tmp_path, {"s": "whole://x"}).fill(rows)
+
+
+def test_a_server_is_asked_for_several_ranges_at_once_and_for_no_more(
+    tmp_path: Path, rows: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request waits until the second one is there, too: one after the other they would never be answered."""
+    monkeypatch.setattr(inplace, "RANGE_BYTES", 1)
+    monkeypatch.setattr(inplace, "TOGETHER", 2)
+    whole = (tmp_path / "photos" / "00000.tar").read_bytes()
+    doubled = pa.concat_tables([rows, rows.take([0])])
+    waiting, most, barrier = 0, 0, None
+
+    async def together(path: str, start: int, stop: int) -> bytes:
+        nonlocal waiting, most, barrier
+        barrier = barrier or asyncio.Barrier(2)
+        waiting += 1
+        most = max(most, waiting)
+        async with asyncio.timeout(60):
+            await barrier.wait()
+        waiting -= 1
+        return whole[start:stop]
+
+    served("together", together)
+    wanted = Tars(tmp_path, {"s": "photos"}).fill(doubled)
+    assert Tars(tmp_path, {"s": "together://x"}).fill(doubled).equals(wanted)
+    assert most == 2
 
 
 def test_places_are_the_projects_wherever_that_lies(tmp_path: Path) -> None:
