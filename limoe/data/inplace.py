@@ -13,10 +13,13 @@ import hashlib
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from limoe.data.addresses import GONE, is_remote, read_ranges
 from limoe.data.schema import PLACE, SCHEMA
@@ -73,27 +76,38 @@ class Tars:
         return bool(self._bases)
 
     def fill(self, table: pa.Table) -> pa.Table:
-        """The table with the pictures that its rows have elsewhere; as it is, if it has none of them or not all of COLUMNS.
+        """Rows, of a row group at most, with the pictures that they have elsewhere; as they are, if they have none of them or not
+        all of COLUMNS.
 
         UserError if a tar is gone, or holds another picture there; Reported if it cannot be reached now.
         """
         if not set(COLUMNS) <= set(table.column_names) or not table["image"].null_count:
             return table
         told = table.select([name for name in COLUMNS if name != "image"]).to_pydict()
-        images_N: list[bytes] = table["image"].to_pylist()
+        images_N, slots_N = _room(table)
         by_tar: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for row, image in enumerate(images_N):
-            if image is None:
+        for row, image in enumerate(table["image"]):
+            if image.is_valid:
+                slots_N[row][:] = image.as_py()
+            else:
                 by_tar[told["source"][row], told["tar"][row]].append(row)
         for (source, tar), rows in by_tar.items():
-            for row, image in _read(located(self._project, self._bases[source], tar), rows, told):
-                images_N[row] = image
-        where = table.schema.get_field_index("image")
-        return table.set_column(where, SCHEMA.field("image"), pa.array(images_N, pa.binary()))
+            _read(located(self._project, self._bases[source], tar), rows, told, slots_N)
+        return table.set_column(table.schema.get_field_index("image"), SCHEMA.field("image"), images_N)
 
 
-def _read(address: str, rows: Sequence[int], told: Mapping[str, Sequence[Any]]) -> Iterator[tuple[int, bytes]]:
-    """(row, picture) of each of these rows, which lie in one tar."""
+def _room(table: pa.Table) -> tuple[pa.Array, list[memoryview]]:
+    """A column for the pictures of the rows, and where in it each is to be written."""
+    own_N = pc.binary_length(table["image"]).cast(pa.int64())
+    ends = np.cumsum([0, *pc.coalesce(own_N, table["length"]).to_pylist()])
+    room = bytearray(int(ends[-1]))
+    buffers = [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(room)]
+    slots_N = [memoryview(room)[start:stop] for start, stop in pairwise(ends.tolist())]
+    return pa.Array.from_buffers(pa.binary(), len(table), buffers), slots_N
+
+
+def _read(address: str, rows: Sequence[int], told: Mapping[str, Sequence[Any]], slots_N: Sequence[memoryview]) -> None:
+    """Write the pictures of these rows, which lie in one tar, into their slots."""
     offsets, lengths = ([told[name][row] for row in rows] for name in ("offset", "length"))
     key, asked = told["key"][rows[0]], list(ranges(offsets, lengths))
     try:
@@ -101,11 +115,11 @@ def _read(address: str, rows: Sequence[int], told: Mapping[str, Sequence[Any]]) 
             contents = read_ranges(address, [one[:2] for one in wave])
             for (start, _, places), content in zip(wave, contents, strict=True):
                 for place in places:
-                    first, row = offsets[place] - start, rows[place]
-                    image, key = content[first : first + lengths[place]], told["key"][row]
+                    at, row = offsets[place] - start, rows[place]
+                    image, key = memoryview(content)[at : at + lengths[place]], told["key"][row]
                     if hashlib.sha256(image).hexdigest() != told["sha256"][row]:
                         raise UserError(f"{address}: no longer holds the picture of {key} that was prepared; {AGAIN}")
-                    yield row, image
+                    slots_N[row][:] = image
     except GONE as error:
         why = error.strerror or error
         raise UserError(f"{address}: cannot be read ({why}), and holds the picture of {key}; {AGAIN}") from None

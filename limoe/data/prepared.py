@@ -89,11 +89,11 @@ class Prepared:
         A column `image` has every picture, those too that lie in tars: see Tars.fill.
         """
         shards = self.shards(split)
-        columns = SCHEMA.names if columns is None else columns
-        wanted = self._with_places(columns)
+        wanted = list(SCHEMA.names if columns is None else columns)
+        if self._looks_into_tars(wanted):
+            return pa.concat_tables([self.read_group(place, wanted) for place in self.row_groups(split)])
         with self._reading(f"a shard of {split!r}"):
-            table = pa.concat_tables([pq.read_table(shard, columns=wanted, partitioning=None) for shard in shards])
-        return self._tars.fill(table).select(columns)
+            return pa.concat_tables([pq.read_table(shard, columns=wanted, partitioning=None) for shard in shards])
 
     def row_groups(self, split: str) -> list[RowGroupPlace]:
         """The row groups of `split` that have rows, in shard order; UserError names the splits there are.
@@ -110,16 +110,15 @@ class Prepared:
 
     def read_group(self, place: RowGroupPlace, columns: Sequence[str], source: str | None = None) -> pa.Table:
         """These columns of a row group, or of its rows of one source, read with one thread. `image`: as in `table`."""
-        wanted = self._with_places(columns)
+        wanted = list(dict.fromkeys((*columns, *COLUMNS)) if self._looks_into_tars(columns) else columns)
         with self._reading(place.file), pq.ParquetFile(self.root / place.file) as file:
             table = file.read_row_group(place.number, wanted, use_threads=False)
         if source is not None and len(place.sources) > 1:
             table = table.filter(pc.equal(table["source"], source))
         return self._tars.fill(table).select(columns)
 
-    def _with_places(self, columns: Sequence[str]) -> list[str]:
-        """The columns, and those from which pictures are found that lie in tars."""
-        return list(dict.fromkeys((*columns, *COLUMNS))) if "image" in columns and self._tars else list(columns)
+    def _looks_into_tars(self, columns: Sequence[str]) -> bool:
+        return "image" in columns and bool(self._tars)
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
