@@ -1,4 +1,4 @@
-"""The same pictures as the three loaders want them: a prepared set, WebDataset shards, a folder a class."""
+"""The same pictures as the loaders want them: a prepared set, WebDataset shards, a prepared set on these, a folder a class."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from limoe.data.inplace import BASE
 from limoe.data.prepared import MANIFEST, TOKENIZER, VERSION
 from limoe.data.schema import SCHEMA, TRAIN
 from limoe.data.tokenizer import Tokenizer
 from limoe.files import write_json
+from limoe.paths import Paths
 
 SOURCE = "photos"
 QUALITY = 90  # of what is encoded again
@@ -29,9 +31,11 @@ GROUP_ROWS = 256
 
 @dataclass(frozen=True)
 class Files:
-    """Where the pictures lie in their three forms, all of them byte for byte the same; images: their content."""
+    """Where the pictures lie in their forms, all of them byte for byte the same; images: their content. staying: a prepared set
+    whose pictures are those of the shards."""
 
     prepared: Path
+    staying: Path
     shards: list[str]
     folder: Path
     images: list[bytes]
@@ -73,7 +77,8 @@ def encoded(picture: Image.Image) -> bytes:
 
 
 def write(images: list[bytes], root: Path) -> Files:
-    """Write them under `root`, which must not exist."""
+    """Write them under `root`, which must not exist; those that repeat an earlier one with a few bytes more behind their end."""
+    images = [image + b"%d" % number if image in images[:number] else image for number, image in enumerate(images)]
     folder = root / "folder"
     (folder / "one").mkdir(parents=True)
     for number, image in enumerate(images):
@@ -86,7 +91,19 @@ def write(images: list[bytes], root: Path) -> Files:
                 archive.add(folder / "one" / f"{number:06d}.jpg", f"{number:06d}.jpg")
     rows = [row(number, image) for number, image in enumerate(images)]
     prepared = prepare(pa.Table.from_pylist(rows, SCHEMA), root / "prepared", 1)
-    return Files(prepared, shards, folder, images)
+    return Files(prepared, staying(shards, rows, root), shards, folder, images)
+
+
+def staying(shards: list[str], rows: list[dict[str, Any]], project: Path) -> Path:
+    """The set of the same rows, tar by tar, with pictures that are read from the shards; its folder."""
+    found = []
+    for shard in shards:
+        with tarfile.open(shard) as archive:
+            for entry in archive:
+                own = rows[int(Path(entry.name).stem)]
+                place = {"image": None, "tar": Path(shard).name, "offset": entry.offset_data, "length": entry.size}
+                found.append(own | place | {"sha256": hashlib.sha256(own["image"]).hexdigest()})
+    return prepare(pa.Table.from_pylist(found, SCHEMA), Paths(project).prepared, 1, tars=".")
 
 
 def row(number: int, image: bytes) -> dict[str, Any]:
@@ -97,8 +114,9 @@ def row(number: int, image: bytes) -> dict[str, Any]:
     return values | {"captions": [name], "split_group": group, "label": "photo", "sha256": digest}
 
 
-def prepare(table: pa.Table, root: Path, shards: int) -> Path:
-    """A prepared set of the table so many times over: one shard under many names; its folder."""
+def prepare(table: pa.Table, root: Path, shards: int, tars: str | None = None) -> Path:
+    """A prepared set of the table so many times over: one shard under many names; its folder. tars: where those begin that hold
+    its pictures."""
     root.mkdir(parents=True)
     names = [f"{TRAIN}-{number:05d}.parquet" for number in range(shards)]
     pq.write_table(table, root / names[0], row_group_size=GROUP_ROWS if shards == 1 else 2000)
@@ -108,7 +126,8 @@ def prepare(table: pa.Table, root: Path, shards: int) -> Path:
     rows = len(table) * shards
     listed = [{"file": name, "rows": len(table), "sha256": ""} for name in names]
     splits = {TRAIN: {"rows": rows, "shards": listed, "sources": {SOURCE: rows}}}
-    write_json(root / MANIFEST, {"version": VERSION, "splits": splits})
+    sources = {SOURCE: {} if tars is None else {BASE: tars}}
+    write_json(root / MANIFEST, {"version": VERSION, "splits": splits, "sources": sources})
     return root
 
 

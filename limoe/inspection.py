@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from limoe import files
 from limoe.config import SetParams
-from limoe.config.sets import check_names
+from limoe.config.sets import IN_TARS, check_names
+from limoe.data.addresses import is_remote
 from limoe.data.sheet import Card, contact_sheet
-from limoe.data.sources.places import is_remote
 from limoe.data.survey import LOOKED_AT, Picture, Survey, survey
 from limoe.errors import UserError
 from limoe.paramsfile import explain
@@ -25,6 +25,7 @@ from limoe.paramsfile import explain
 SHEETS = Path("runs/inspect")
 WATCHED = "data/raw"
 CODE = re.compile(r"\d+|n\d{8}")  # a number, or one of WordNet's ids
+STAYING = "to train from uncompressed tars without a copy of their pictures, add in_place: true (docs/data.md)"
 COMMON = {"data", "raw", "images", "captions", "annotations", "train", "shards", "metadata"}  # no names for a set
 
 
@@ -48,6 +49,8 @@ def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | N
         print(f"samples: {sheet}" if sheet else "samples: none, every input that was looked at is rejected")
         if note := unwatched(params.path, root):
             print(note)
+        if found.params.kind in IN_TARS:
+            print(STAYING)
         print("to be merged into params.yaml, or for a file of your own and `limoe params --overlay FILE`:\n")
         print(yaml.safe_dump(section, sort_keys=False, allow_unicode=True))
     return "limoe params --overlay FILE, with the section above in it; then dvc repro prepare"

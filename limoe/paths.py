@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ def fingerprint(**parts: Any) -> str:
     """Sixteen hex digits that name a piece of work: changed params, data or code give another name."""
     plain = {key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in parts.items()}
     return sha256_json(plain)[:16]
+
+
+def project_of(prepared: Path) -> Path:
+    """The root whose `Paths.prepared` this folder is; a link to it elsewhere is not followed."""
+    return Path(os.path.abspath(prepared)).parents[1]
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def write_prepared(root: Path, splits: dict[str, pa.Table]) -> Path:
     root.mkdir(parents=True)
     texts = [text for table in splits.values() for captions in table["captions"].to_pylist() for text in captions]
     Tokenizer.train(texts, "bpe", 96).save(root / "tokenizer.json")
-    manifest: dict[str, Any] = {"version": 1, "splits": {}, "tokenizer": {"sha256": sha256_file(root / "tokenizer.json")}}
+    manifest: dict[str, Any] = {"version": 2, "splits": {}, "tokenizer": {"sha256": sha256_file(root / "tokenizer.json")}}
     for split, table in splits.items():
         name = f"{split}-00000.parquet"
         pq.write_table(table, root / name)

@@ -35,6 +35,7 @@ EXAMPLES = (
     "data.sources.base",
     "data.sources.classes",
     "data.formats.samples",
+    "data.inplace",
     "inspection",
 )
 

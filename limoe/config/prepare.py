@@ -71,6 +71,17 @@ class PrepareParams(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _leaves_alone_what_stays_in_place(self) -> Self:
+        anew = [key for key, plain in (("encode", "keep"), ("shortest_side", None)) if getattr(self.pictures, key) != plain]
+        staying = [name for name in self.sources if name in self.sets and self.sets[name].in_place]
+        if anew and staying:
+            raise ValueError(
+                f"pictures.{anew[0]} encodes pictures anew, and with sets.{staying[0]}.in_place they are read as they lie in the "
+                f"tars: set pictures.{anew[0]} to {'keep' if anew[0] == 'encode' else 'null'}, or in_place to false"
+            )
+        return self
+
     @field_validator("sources")
     @classmethod
     def _named_once(cls, sources: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from limoe.config.section import Section
 
 Kind = Literal["auto", "webdataset", "parquet", "table", "sidecar", "coco", "flickr", "imagefolder", "huggingface"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+IN_TARS = ("webdataset",)
 IN_COLUMNS = ("parquet", "table", "huggingface")
 BY_NAME = (*IN_COLUMNS, "coco", "flickr")  # those that may name pictures which lie elsewhere
 PACKAGED = ("emoji", "scenes")  # sources that no set may be called like
@@ -39,6 +40,7 @@ class SetParams(Section):
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
     classes: str | None = None
     templates: tuple[str, ...] = Field(default=("a photo of a {}",), min_length=1)
+    in_place: bool = False
 
     @field_validator("templates")
     @classmethod
@@ -49,7 +51,7 @@ class SetParams(Section):
     def _fits_together(self) -> Self:
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction must stay below 1, or nothing is left to train on")
-        for key, kinds in {"images": BY_NAME, "columns": IN_COLUMNS}.items():
+        for key, kinds in {"images": BY_NAME, "columns": IN_COLUMNS, "in_place": IN_TARS}.items():
             if getattr(self, key) != type(self).model_fields[key].default and self.kind not in ("auto", *kinds):
                 raise ValueError(f"{key} is of no use to the kind {self.kind}, but to {', '.join(kinds)}")
         return self

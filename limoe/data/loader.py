@@ -31,7 +31,7 @@ from limoe.data.mixture import mixture_counts
 from limoe.data.prepared import Prepared
 from limoe.data.rowgroups import open_sources
 from limoe.data.sampler import Pick, Sampler, State
-from limoe.errors import UserError
+from limoe.errors import Reported, UserError
 from limoe.model.tokens import PairBatch
 from limoe.world import ALONE, World
 
@@ -83,7 +83,7 @@ class PairLoader:
             while len(self._pending) <= self._ahead:
                 picks, self._planned, step = *self._sampler.draw(self._planned), self._planned.step
                 self._pending.append((self._pool.submit(self._make, picks, step), self._planned))
-        except UserError:
+        except (UserError, Reported):
             if not self._pending:
                 raise
         future, state = self._pending.popleft()

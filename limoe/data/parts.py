@@ -20,14 +20,13 @@ from limoe.config import PrepareParams
 from limoe.data.captions import CaptionCheck
 from limoe.data.checks import Checks, Opens, Scorer
 from limoe.data.duplicates import hash_encoded
-from limoe.data.schema import SCHEMA, Record
+from limoe.data.schema import Record
 from limoe.data.shards import REJECTED_SCHEMA, RowWriter, Shard, Written, record_writer
 from limoe.data.sources import Part, Rejected, Source, build
 from limoe.errors import UserError
 from limoe.provenance import code_hash
 
 RECORDS, REFUSED, HASHES, DONE = "records.parquet", "rejected.parquet", "hashes.parquet", "part.json"
-HASHED_TOGETHER = 64  # pictures
 REFUSED_SCHEMA = REJECTED_SCHEMA.append(pa.field("position", pa.int64(), nullable=False))  # among the part's candidates
 
 
@@ -125,10 +124,9 @@ class Workshop:
         if made is None or made.inputs != inputs:
             with files.atomic_directory(folder) as new:
                 checks = Checks(self.params, self._words, self.scorer)
-                rows, rejected = _write(checks.run(source.candidates(task.part)), new)
+                found = checks.run(source.candidates(task.part))
+                rows, rejected = _write(found, new, hashed=self.params.duplicates.radius is not None)
                 dropped = dict(sorted(checks.dropped.items()))
-                if self.params.duplicates.radius is not None:
-                    _write_hashes(new)
                 made = Made(rows, rejected, dropped, files.sha256_file(new / RECORDS), inputs)
                 files.write_json(new / DONE, asdict(made))
         return task, made
@@ -138,26 +136,23 @@ class Workshop:
         return shard.write(self.shards)
 
 
-def _write(found: Iterable[Record | Rejected], folder: Path) -> tuple[int, dict[str, int]]:
-    """Write the records and what was rejected; number of the ones, and of the others by reason."""
-    rows, reasons = 0, Counter[str]()
+def _write(found: Iterable[Record | Rejected], folder: Path, hashed: bool) -> tuple[int, dict[str, int]]:
+    """Write the records, perceptual hashes of their pictures if `hashed`, and what was rejected; number of the ones, and of the
+    others by reason."""
+    rows, reasons, hashes = 0, Counter[str](), list[int]()
     with record_writer(folder / RECORDS) as records, RowWriter(folder / REFUSED, REFUSED_SCHEMA) as refused:
         for position, one in enumerate(found):
             if isinstance(one, Record):
-                records.add({name: getattr(one, name) for name in SCHEMA.names})
+                records.add(one.row())
                 rows += 1
+                if hashed:
+                    hashes.append(hash_encoded(one.image))
             else:
                 refused.add({**asdict(one), "position": position})
                 reasons[one.reason] += 1
+    if hashed:
+        pq.write_table(pa.table({"hash": pa.array(hashes, pa.uint64())}), folder / HASHES)
     return rows, dict(sorted(reasons.items()))
-
-
-def _write_hashes(folder: Path) -> None:
-    """Write what the records' pictures look like."""
-    with pq.ParquetFile(folder / RECORDS) as file:
-        batches = file.iter_batches(HASHED_TOGETHER, columns=["image"])
-        hashes = [hash_encoded(image) for batch in batches for image in batch["image"].to_pylist()]
-    pq.write_table(pa.table({"hash": pa.array(hashes, pa.uint64())}), folder / HASHES)
 
 
 def _code(opens: Opens | None) -> str:

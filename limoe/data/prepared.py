@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from limoe import files
+from limoe.data.inplace import BASE, COLUMNS, Tars
+from limoe.data.schema import SCHEMA
 from limoe.data.tokenizer import Tokenizer
 from limoe.errors import UserError
+from limoe.paths import project_of
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 REJECTED = "rejected.parquet"
@@ -61,6 +65,12 @@ class Prepared:
         """The tokenizer trained on the training captions."""
         return Tokenizer.load(self.root / TOKENIZER)
 
+    @cached_property
+    def _tars(self) -> Tars:
+        """Those that hold the pictures that are not here."""
+        sources = self.manifest.get("sources", {})
+        return Tars(project_of(self.root), {name: told[BASE] for name, told in sources.items() if BASE in told})
+
     def rows(self, split: str) -> int:
         """Number of rows of `split`; UserError names the splits there are."""
         return int(self._split(split)["rows"])
@@ -74,9 +84,14 @@ class Prepared:
         return [self.root / shard["file"] for shard in self._split(split)["shards"]]
 
     def table(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of `split` (columns of schema.SCHEMA, all by default), in shard order; UserError names the splits there are."""
+        """Rows of `split` (columns of schema.SCHEMA, all by default), in shard order; UserError names the splits there are.
+
+        A column `image` has every picture, those too that lie in tars: see Tars.fill.
+        """
         shards = self.shards(split)
-        wanted = None if columns is None else list(columns)
+        wanted = list(SCHEMA.names if columns is None else columns)
+        if self._looks_into_tars(wanted):
+            return pa.concat_tables([self.read_group(place, wanted) for place in self.row_groups(split)])
         with self._reading(f"a shard of {split!r}"):
             return pa.concat_tables([pq.read_table(shard, columns=wanted, partitioning=None) for shard in shards])
 
@@ -93,10 +108,17 @@ class Prepared:
                 found += [place for place in places if place.sources]
         return found
 
-    def read_group(self, place: RowGroupPlace, columns: Sequence[str]) -> pa.Table:
-        """These columns of a row group, read with one thread."""
+    def read_group(self, place: RowGroupPlace, columns: Sequence[str], source: str | None = None) -> pa.Table:
+        """These columns of a row group, or of its rows of one source, read with one thread. `image`: as in `table`."""
+        wanted = list(dict.fromkeys((*columns, *COLUMNS)) if self._looks_into_tars(columns) else columns)
         with self._reading(place.file), pq.ParquetFile(self.root / place.file) as file:
-            return file.read_row_group(place.number, list(columns), use_threads=False)
+            table = file.read_row_group(place.number, wanted, use_threads=False)
+        if source is not None and len(place.sources) > 1:
+            table = table.filter(pc.equal(table["source"], source))
+        return self._tars.fill(table).select(columns)
+
+    def _looks_into_tars(self, columns: Sequence[str]) -> bool:
+        return "image" in columns and bool(self._tars)
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:

@@ -13,7 +13,6 @@ from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from limoe.data.mixture import check_known
 from limoe.data.order import Order
@@ -122,5 +121,4 @@ def open_sources(prepared: Prepared, names: Sequence[str], shuffle_rows: int, se
 
 
 def _read(prepared: Prepared, places: Sequence[RowGroupPlace], name: str, group: int) -> RowGroup:
-    table = prepared.read_group(places[group], COLUMNS)
-    return RowGroup(table if len(places[group].sources) == 1 else table.filter(pc.equal(table["source"], name)))
+    return RowGroup(prepared.read_group(places[group], COLUMNS, name))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,18 +13,31 @@ SCHEMA = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
-        pa.field("image", pa.binary(), nullable=False),
+        pa.field("image", pa.binary(), nullable=True),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("captions", pa.list_(pa.string()), nullable=False),
         pa.field("split_group", pa.string(), nullable=False),
         pa.field("label", pa.string(), nullable=True),
         pa.field("sha256", pa.string(), nullable=False),
+        pa.field("tar", pa.string(), nullable=True),
+        pa.field("offset", pa.int64(), nullable=True),
+        pa.field("length", pa.int64(), nullable=True),
     ]
 )
+PLACE = ("tar", "offset", "length")  # columns of rows whose picture is null; else these are
 TRAIN = "train"
 SELECTION_SPLITS = ("val", "val-style", "val-scenes")  # what anyone choosing a setting may look at
 TEST_SPLITS = ("unseen-style", "unseen-concept", "test-scenes", "test")  # opened by `evaluate` alone
+
+
+@dataclass(frozen=True)
+class InTar:
+    """Where a picture lies that stays there. tar: as its source names it. offset, length: bytes, of the picture itself."""
+
+    tar: str
+    offset: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,7 @@ class Record:
 
     key: unique in the set. image: encoded bytes (PNG, JPEG, ...). width, height: px. captions: at least one, none empty.
     split_group: what must not straddle a split (a concept, a scene). label: the class name for zero-shot classification, if any.
+    stays: where the picture is trained on from, if no copy of it is to be written.
     """
 
     key: str
@@ -43,8 +58,14 @@ class Record:
     captions: tuple[str, ...]
     split_group: str
     label: str | None = None
+    stays: InTar | None = None
 
     @property
     def sha256(self) -> str:
         """Hex SHA-256 of the encoded image."""
         return hashlib.sha256(self.image).hexdigest()
+
+    def row(self) -> dict[str, Any]:
+        """Its values by the names of SCHEMA: a picture that stays where it lies is null, and one that is here has no place."""
+        values = {name: getattr(self, name) for name in SCHEMA.names if name not in PLACE}
+        return values if self.stays is None else values | {"image": None} | asdict(self.stays)

@@ -38,9 +38,11 @@ class RowWriter:
         self.close()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append the row, which has a value for each name of the schema."""
+        """Append the row, which has a value for each name of the schema that is not null. A picture that is not here counts as
+        one that is: it is read with its row group."""
         self._waiting.append(row)
-        self._waiting_bytes += len(row.get("image", b"")) + sum(map(len, row.get("captions", ())))
+        picture = row.get("length") or len(row.get("image") or b"")
+        self._waiting_bytes += picture + sum(map(len, row.get("captions", ())))
         if len(self._waiting) == BUFFER_ROWS or self._waiting_bytes >= BUFFER_BYTES:
             self._flush()
 
@@ -60,7 +62,7 @@ def record_writer(sink: Path | BinaryIO) -> RowWriter:
     # Encoded pictures do not compress, and neither a dictionary nor the least and greatest of them is of use.
     names = [name for name in SCHEMA.names if name not in ("image", "captions")]
     compression = {"captions.list.element": "zstd", "image": "none", **dict.fromkeys(names, "zstd")}
-    return RowWriter(sink, SCHEMA, compression=compression, use_dictionary=["source", "split"], write_statistics=names)
+    return RowWriter(sink, SCHEMA, compression=compression, use_dictionary=["source", "split", "tar"], write_statistics=names)
 
 
 def read_rows(path: Path, wanted_W: NDArray[np.int64]) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,7 @@ from limoe.data.rgb import UNDECODABLE
 from limoe.data.schema import TRAIN
 from limoe.errors import UserError
 from limoe.evals.encoder import Track
-from limoe.evals.pictures import PIECE, ParquetColumn, Pictures, content_hash
+from limoe.evals.pictures import PIECE, Pictures, PreparedPictures, content_hash
 from limoe.evals.seen import Leakage, Seen
 from limoe.evals.sets import EvalSet
 from limoe.evals.store import Store
@@ -93,7 +93,7 @@ class TrainingPictures:
 
     @cached_property
     def _hashes_T(self) -> Hashes:
-        return self._hasher(ParquetColumn(self._prepared.shards(TRAIN), "image"), self._told["sha256"], TRAIN)
+        return self._hasher(PreparedPictures(self._prepared, TRAIN), self._told["sha256"], TRAIN)
 
 
 def evaluated_pictures(sets: Sequence[EvalSet], hasher: Hasher | None) -> Evaluated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from limoe.data.prepared import Prepared
 from limoe.errors import UserError
 
 PIECE = 256  # pictures read at a time where all are read
@@ -111,19 +113,20 @@ class Part:
         return [self.whole.read(row, 1)[0] for row in self.rows[start : start + count]]
 
 
-class ParquetColumn:
-    """A binary column of Parquet files; one row group of one file is held at a time. column: dotted, as `image.bytes`."""
+class ByGroup(ABC):
+    """Pictures that are read by the group, of which one is held at a time."""
 
-    def __init__(self, paths: Sequence[Path], column: str) -> None:
-        self._column = column
-        told = [(path, pq.read_metadata(path)) for path in paths]
-        self._groups = [(path, group) for path, metadata in told for group in range(metadata.num_row_groups)]
-        rows = [metadata.row_group(group).num_rows for _, metadata in told for group in range(metadata.num_row_groups)]
-        self._starts: list[int] = [0, *accumulate(rows)]
+    def __init__(self, sizes: Iterable[int]) -> None:
+        """sizes: pictures of each group."""
+        self._starts: list[int] = [0, *accumulate(sizes)]
         self._held: tuple[int, list[bytes]] = (-1, [])
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    @abstractmethod
+    def _group(self, index: int) -> list[bytes]:
+        """The pictures of a group."""
 
     def read(self, start: int, count: int) -> list[bytes]:
         """See Pictures."""
@@ -132,24 +135,48 @@ class ParquetColumn:
         while start < end:
             index = bisect_right(self._starts, start) - 1
             first = start - self._starts[index]
-            found += self._group(index)[first : first + end - start]
+            if self._held[0] != index:
+                self._held = (index, self._group(index))
+            found += self._held[1][first : first + end - start]
             start = min(end, self._starts[index + 1])
         return found
 
+
+class ParquetColumn(ByGroup):
+    """A binary column of Parquet files, by their row groups. column: dotted, as `image.bytes`."""
+
+    def __init__(self, paths: Sequence[Path], column: str) -> None:
+        self._column = column
+        told = [(path, pq.read_metadata(path)) for path in paths]
+        self._groups = [(path, group) for path, metadata in told for group in range(metadata.num_row_groups)]
+        super().__init__(metadata.row_group(group).num_rows for _, metadata in told for group in range(metadata.num_row_groups))
+
     def _group(self, index: int) -> list[bytes]:
-        if self._held[0] != index:
-            path, group = self._groups[index]
-            try:
-                with pq.ParquetFile(path) as file:
-                    column = file.read_row_group(group, columns=[self._column]).column(0)
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a column's name
-                raise UserError(f"{path}: its row group {group} cannot be read ({' '.join(str(error).split())})") from None
-            for name in self._column.split(".")[1:]:
-                column = pa.chunked_array([chunk.field(name) for chunk in column.chunks], pa.binary())
-            if len(column) != self._starts[index + 1] - self._starts[index]:
-                raise UserError(f"{path}: its row group {group} has other rows than the file says")
-            self._held = (index, column.to_pylist())
-        return self._held[1]
+        path, group = self._groups[index]
+        try:
+            with pq.ParquetFile(path) as file:
+                column = file.read_row_group(group, columns=[self._column]).column(0)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a column's name
+            raise UserError(f"{path}: its row group {group} cannot be read ({' '.join(str(error).split())})") from None
+        for name in self._column.split(".")[1:]:
+            column = pa.chunked_array([chunk.field(name) for chunk in column.chunks], pa.binary())
+        if len(column) != self._starts[index + 1] - self._starts[index]:
+            raise UserError(f"{path}: its row group {group} has other rows than the file says")
+        found: list[bytes] = column.to_pylist()
+        return found
+
+
+class PreparedPictures(ByGroup):
+    """The pictures of a split of a prepared set, wherever they lie, by the row groups of its shards."""
+
+    def __init__(self, prepared: Prepared, split: str) -> None:
+        """UserError if there is no such split."""
+        self._prepared, self._places = prepared, prepared.row_groups(split)
+        super().__init__(sum(place.sources.values()) for place in self._places)
+
+    def _group(self, index: int) -> list[bytes]:
+        found: list[bytes] = self._prepared.read_group(self._places[index], ["image"])["image"].to_pylist()
+        return found
 
 
 def _part(path: Path, offset: int, size: int) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from limoe.config import ProbeParams
 from limoe.data.prepared import Prepared
 from limoe.data.schema import TRAIN
-from limoe.evals.pictures import ParquetColumn, Part
+from limoe.evals.pictures import Part, PreparedPictures
 from limoe.evals.sets import EvalSet
 
 
@@ -73,7 +73,7 @@ def with_training(data: EvalSet, prepared: Prepared) -> EvalSet:
     train = EvalSet(
         name=f"{data.name}/{TRAIN}",
         keys=tuple(table["key"].to_pylist()),
-        images=Part(ParquetColumn(prepared.shards(TRAIN), "image"), rows),
+        images=Part(PreparedPictures(prepared, TRAIN), rows),
         captions=((),) * len(rows),
         labels=tuple(table["label"].to_pylist()),
         groups=tuple(table["split_group"].to_pylist()),

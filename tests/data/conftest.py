@@ -66,7 +66,7 @@ def make_prepared(tmp_path: Path) -> Callable[..., Path]:
             splits[split] = {"rows": len(mine), "shards": shards, "sources": sources}
         captions = [caption for r in rows if r["split"] == "train" for caption in r["captions"]]
         Tokenizer.train(captions, "bpe", 200).save(root / "tokenizer.json")
-        (root / "manifest.json").write_text(json.dumps({"version": 1, "splits": splits}))
+        (root / "manifest.json").write_text(json.dumps({"version": 2, "splits": splits}))
         return root
 
     return write

@@ -112,6 +112,9 @@ def test_a_record_is_what_the_candidate_was(tmp_path: Path) -> None:
             "split_group": "g",
             "label": "name",
             "sha256": hashlib.sha256(image).hexdigest(),
+            "tar": None,
+            "offset": None,
+            "length": None,
         }
     ]
     assert prepared.table("val")["label"].to_pylist() == [None]

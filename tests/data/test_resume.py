@@ -10,7 +10,7 @@ import sys
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from killkit import Kill, Killed
 from layoutkit import tar
 from preparekit import ROOT, ListedSource, candidate, ingested, params_with, picture
 
@@ -79,36 +80,6 @@ def some_items() -> list[Candidate | Rejected]:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing is cleaned up on its way."""
-
-
-class Kill:
-    """A process that is killed at its n-th durable write, counted in calls of fsync; n None: never."""
-
-    def __init__(self, at: int | None) -> None:
-        self.at, self.writes, self.dead = at, 0, False
-        self._real = os.fsync, shutil.rmtree, Path.unlink
-
-    def __enter__(self) -> Kill:
-        _, rmtree, unlink = self._real
-
-        def write(descriptor: int) -> None:
-            if self.writes == self.at:
-                self.dead = True
-                raise Killed
-            self.writes += 1
-
-        def unless_dead(function: Callable[..., None]) -> Callable[..., None]:
-            return lambda *args, **kwargs: None if self.dead else function(*args, **kwargs)
-
-        os.fsync, shutil.rmtree, Path.unlink = write, unless_dead(rmtree), unless_dead(unlink)  # type: ignore[assignment]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.fsync, shutil.rmtree, Path.unlink = self._real  # type: ignore[method-assign]
 
 
 def prepare(root: Path, source: Counted, kill_at: int | None = None) -> int:

@@ -26,7 +26,7 @@ def paths(tmp_path: Path) -> Paths:
     """A project whose balance stage suggested VALUES."""
     paths = Paths(tmp_path)
     paths.prepared.mkdir(parents=True)
-    (paths.prepared / "manifest.json").write_text('{"version": 1}')
+    (paths.prepared / "manifest.json").write_text('{"version": 2}')
     paths.balance.mkdir(parents=True)
     found = suggestion(VALUES, params_with(ASKED), Prepared(paths.prepared).hash)
     (paths.balance / "suggestion.json").write_text(json.dumps(found))
@@ -72,7 +72,7 @@ def test_a_suggestion_for_other_settings_is_refused(paths: Paths, change: str, s
 
 
 def test_a_suggestion_for_other_data_is_refused(paths: Paths) -> None:
-    (paths.prepared / "manifest.json").write_text('{"version": 1, "splits": {}}')
+    (paths.prepared / "manifest.json").write_text('{"version": 2, "splits": {}}')
     with pytest.raises(UserError, match="the hash of data/prepared was"):
         with_suggestion(params_with(ASKED), paths)
 

@@ -145,7 +145,7 @@ def test_routers_with_a_rule_of_their_own(prepared: Prepared, router: str) -> No
 
 
 def test_no_seeds_no_passes(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"version": 1}')
+    (tmp_path / "manifest.json").write_text('{"version": 2}')
     assert untrained(asked("balance.seeds=0"), Prepared(tmp_path), quietly) is None
 
 

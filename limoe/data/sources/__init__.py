@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limoe.config import PrepareParams, SetParams
+from limoe.config.sets import IN_TARS
 from limoe.data.sources.auto import recognised
 from limoe.data.sources.base import Candidate, Part, Rejected, Source, candidates, fraction
 from limoe.data.sources.captioned import Captioned
@@ -63,6 +64,8 @@ def build(params: PrepareParams, root: Path) -> dict[str, Source]:
 def open_set(name: str, params: SetParams, root: Path) -> OwnSource:
     """A set of the user's own; UserError if it is not as its kind has to be."""
     kind = recognised(params, root) if params.kind == "auto" else params.kind
+    if params.in_place and kind not in IN_TARS:
+        raise UserError(f"in_place is for tars (webdataset), and {params.path} is read as {kind}: set it to false")
     return KINDS[kind](name, params.model_copy(update={"kind": kind}), root)
 
 

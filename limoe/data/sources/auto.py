@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from limoe.config import SetParams
 from limoe.config.sets import Kind
+from limoe.data.addresses import is_remote
 from limoe.data.formats.captioned import FLICKR
 from limoe.data.formats.folders import SUFFIXES as PICTURES
 from limoe.data.sources import captioned, huggingface, parquet, rows, webdataset
-from limoe.data.sources.places import find, is_remote
+from limoe.data.sources.places import find
 from limoe.errors import UserError
 
 LOOKED_AT = 200_000  # names of a folder, at most

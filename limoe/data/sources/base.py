@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from limoe.config import PrepareParams
+from limoe.data.schema import InTar
 from limoe.data.sources.packages import Package
 
 
@@ -27,6 +28,7 @@ class Candidate:
     split_group: str
     label: str | None = None
     size: tuple[int, int] | None = None
+    stays: InTar | None = None
 
 
 @dataclass(frozen=True)

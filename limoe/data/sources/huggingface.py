@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from limoe.config import SetParams
+from limoe.data.addresses import is_remote, opened
 from limoe.data.sources.arrow import InColumns
 from limoe.data.sources.base import Part
-from limoe.data.sources.places import Place, find, is_remote, opened
+from limoe.data.sources.places import Place, find
 from limoe.errors import UserError
 from limoe.files import read_json
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from limoe.data.sources.places import is_remote
+from limoe.data.addresses import is_remote
 from limoe.data.verify import BadImage
 
 MAX_BYTES = 256 << 20  # of one picture; it is read whole

@@ -23,7 +23,8 @@ from limoe.files import sha256_file
 class Item:
     """One picture as a file has it; nothing of it is checked yet.
 
-    key: unique in the set. captions: a text, or several. file_split: what the file's name says, where it says one.
+    key: unique in the set. captions: a text, or several. file_split: what the file's name says, where it says one. tar, offset:
+    where the picture lies as it is, if it does so in a tar.
     """
 
     key: str
@@ -33,6 +34,8 @@ class Item:
     split: Any = None
     group: Any = None
     file_split: str | None = None
+    tar: str | None = None
+    offset: int | None = None
 
 
 class OwnSource(ABC):

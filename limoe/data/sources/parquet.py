@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limoe.config import SetParams
+from limoe.data.addresses import opened
 from limoe.data.sources.arrow import InColumns
 from limoe.data.sources.base import Part
-from limoe.data.sources.places import find, opened
+from limoe.data.sources.places import find
 from limoe.errors import UserError
 
 SUFFIXES = (".parquet", ".pq")

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import glob
-import io
 import posixpath
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
+from limoe.data.addresses import is_remote, reaching
 from limoe.data.sources.texts import legible
-from limoe.errors import Reported, UserError
+from limoe.errors import UserError
 
 MAGIC = "*?[{"
 SUFFIX = re.compile(r"(\.tar)?\.[^./]+$")
-UNKNOWN = (ImportError, ValueError)  # a driver that is not installed, a protocol that nobody knows
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,6 @@ class Place:
     def stem(self) -> str:
         """The name without its suffix, of which `.tar.gz` is one."""
         return SUFFIX.sub("", self.name)
-
-
-def is_remote(address: str) -> bool:
-    """Whether it is an address and no path."""
-    return "://" in address
 
 
 def find(root: Path, given: str, suffixes: Sequence[str]) -> list[Place]:
@@ -57,62 +50,14 @@ def find(root: Path, given: str, suffixes: Sequence[str]) -> list[Place]:
         raise UserError(f"{given}: no such file as {missing[0]}")
     if not found:
         raise UserError(f"{given}: no file here{f' that ends in {_listed(suffixes)}' if suffixes else ''}")
-    base = _base(given if is_remote(given) else str(root / given), found)
+    start = _from(root, given)
+    base = _base(start, found == [start])
     return [Place(legible(posixpath.relpath(address, base)), address) for address in dict.fromkeys(found)]
 
 
-@contextmanager
-def opened(address: str) -> Iterator[BinaryIO]:
-    """The file's bytes as a stream; OSError if there are none, UserError if a package is missing that the address needs."""
-    if not is_remote(address):
-        with open(address, "rb") as handle:
-            yield handle
-        return
-    import fsspec
-
-    with _reaching(address, UNKNOWN):
-        opening = fsspec.open(address, "rb")
-    with opening as handle:
-        yield cast(BinaryIO, Reached(handle, address))
-
-
-class Reached(io.RawIOBase):
-    """A stream from elsewhere. Where it fails, that is the machine's fault and another attempt may help: nothing is rejected."""
-
-    def __init__(self, stream: Any, address: str) -> None:
-        self._stream, self._address = stream, address
-
-    def _do(self, name: str, *arguments: int) -> Any:
-        try:
-            return getattr(self._stream, name)(*arguments)
-        except Exception as error:  # each driver has its own
-            raise Reported("machine", f"{self._address}: broke off while it was read ({' '.join(str(error).split())})") from error
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Whether the driver can."""
-        return bool(self._stream.seekable())
-
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes."""
-        found: bytes = self._do("read", size)
-        return found
-
-    def readline(self, size: int | None = -1) -> bytes:
-        """Up to the next line's end, or `size` bytes."""
-        found: bytes = self._do("readline", -1 if size is None else size)
-        return found
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """The new place."""
-        return int(self._do("seek", offset, whence))
-
-    def tell(self) -> int:
-        """The place."""
-        return int(self._do("tell"))
+def base_of(root: Path, given: str, places: Sequence[Place]) -> str:
+    """Where the names of the places that `find` found begin: a folder from `root`, or an address, as `given` has it."""
+    return _base(given, [place.address for place in places] == [_from(root, given)])
 
 
 def here(place: Place) -> list[Path]:
@@ -143,7 +88,7 @@ def _local(root: Path, pattern: str, suffixes: Sequence[str]) -> list[str]:
 def _remote(root: Path, pattern: str, suffixes: Sequence[str]) -> list[str]:  # noqa: ARG001  addresses are from nowhere
     import fsspec
 
-    with _reaching(pattern, (Exception,)):  # each driver has its own
+    with reaching(pattern, (Exception,)):  # each driver has its own
         system, path = fsspec.core.url_to_fs(pattern)
         if any(sign in pattern for sign in MAGIC):
             found = sorted(system.glob(path))
@@ -155,21 +100,17 @@ def _remote(root: Path, pattern: str, suffixes: Sequence[str]) -> list[str]:  # 
     return [f"{chain}::{system.unstrip_protocol(file)}" if chain else system.unstrip_protocol(file) for file in found]
 
 
-@contextmanager
-def _reaching(address: str, kinds: tuple[type[Exception], ...]) -> Iterator[None]:
-    try:
-        yield
-    except kinds as error:
-        raise UserError(f"{address}: cannot be reached: {' '.join(str(error).split())}") from None
-
-
 def _wanted(name: str, suffixes: Sequence[str]) -> bool:
     return name.lower().endswith(tuple(suffixes)) and not any(part.startswith(".") for part in name.split("/"))
 
 
-def _base(given: str, found: Sequence[str]) -> str:
+def _from(root: Path, given: str) -> str:
+    return given if is_remote(given) else str(root / given)
+
+
+def _base(given: str, is_file: bool) -> str:
     """What names are relative to: a folder that is given, else what stands before the first pattern, whatever is found."""
-    if found == [given]:
+    if is_file:
         return posixpath.dirname(given)
     first = min((at for sign in MAGIC if (at := given.find(sign)) >= 0), default=None)
     if first is None:

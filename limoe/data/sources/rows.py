@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from limoe.data.addresses import opened
 from limoe.data.sources.images import MAX_BYTES
-from limoe.data.sources.places import Place, opened
+from limoe.data.sources.places import Place
 from limoe.errors import UserError
 
 LINE_BYTES = MAX_BYTES // 3 * 4 + (1 << 20)  # of the longest: a picture in base64, and what else stands there

@@ -10,7 +10,7 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from limoe.data.verify import BadImage
 
@@ -19,6 +19,15 @@ BLOCK = 1 << 20
 MARK_BYTES = 6  # what a compressed stream is known by
 BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError, OverflowError, RecursionError)
 COMPRESSED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+
+
+class Member(NamedTuple):
+    """A file in a tar. content: or why it is not read. offset: of its first byte in the tar's file; None where that does not hold
+    it as it is, because it is compressed, or a sparse member without its zeros."""
+
+    name: str
+    content: bytes | BadImage
+    offset: int | None
 
 
 class Metered(io.RawIOBase):
@@ -36,15 +45,16 @@ class Metered(io.RawIOBase):
         return found
 
 
-def members(stream: BinaryIO, most: Callable[[str], int]) -> Iterator[tuple[str, bytes | BadImage]]:
-    """(name, content) of each file in a tar, in order: as it is, or compressed by gzip, bzip2 or xz.
+def members(stream: BinaryIO, most: Callable[[str], int]) -> Iterator[Member]:
+    """Each file in a tar, in order; the tar as it is, or compressed by gzip, bzip2 or xz.
 
     most: how many bytes a file of this name may have; 0 leaves it out. What has more comes as the reason why it is not read.
     BadImage is raised where the tar is broken, behind everything before that.
     """
     name = "its beginning"
     try:
-        metered = Metered(_plain(stream))
+        plain, compressed = _plain(stream)
+        metered = Metered(plain)
         with tarfile.open(fileobj=metered, mode="r|") as archive:
             while (entry := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep every header
@@ -53,9 +63,10 @@ def members(stream: BinaryIO, most: Callable[[str], int]) -> Iterator[tuple[str,
                 if not limit:
                     continue
                 if entry.size > limit:
-                    yield name, BadImage("too-many-bytes", f"{entry.size} bytes; allowed are {limit}")
+                    yield Member(name, BadImage("too-many-bytes", f"{entry.size} bytes; allowed are {limit}"), None)
                 elif (content := archive.extractfile(entry)) is not None:
-                    yield name, content.read()
+                    whole = not compressed and entry.sparse is None
+                    yield Member(name, content.read(), entry.offset_data if whole else None)
             _check_end(archive, metered)
     except BROKEN as error:
         raise BadImage("broken-tar", f"behind {name}: {' '.join(str(error).split()) or type(error).__name__}") from None
@@ -82,8 +93,9 @@ class _Again(io.RawIOBase):
         return found or self._stream.read(size)
 
 
-def _plain(stream: BinaryIO) -> Any:
-    """The stream, decompressed if it begins like a compressed one."""
+def _plain(stream: BinaryIO) -> tuple[Any, bool]:
+    """The stream, decompressed if it begins like a compressed one; and whether it does."""
     begins = stream.read(MARK_BYTES)
     again = _Again(begins, stream)
-    return next((opens(again) for mark, opens in COMPRESSED.items() if begins.startswith(mark)), again)
+    opens = next((opens for mark, opens in COMPRESSED.items() if begins.startswith(mark)), None)
+    return (again, False) if opens is None else (opens(again), True)

@@ -1,26 +1,33 @@
 """`webdataset`: tars of samples, files that differ in their suffix alone: `KEY.jpg` with `KEY.json`, `KEY.txt` or `KEY.cls`.
 
-What img2dataset writes is read so, and anything else that the package `webdataset` groups into samples. A part is a tar.
+What img2dataset writes is read so, and anything else that the package `webdataset` groups into samples. A part is a tar. With
+`in_place` its training pictures are not copied: their records say where in which tar they lie (limoe/data/inplace.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from limoe.config import SetParams
+from limoe.data.addresses import opened
 from limoe.data.formats.folders import SUFFIXES
 from limoe.data.formats.samples import READERS, key_and_suffix
-from limoe.data.sources.base import Part, Rejected
+from limoe.data.inplace import BASE, located
+from limoe.data.schema import TRAIN, InTar
+from limoe.data.sources.base import Candidate, Part, Rejected
 from limoe.data.sources.images import MAX_BYTES
 from limoe.data.sources.own import Item, OwnSource
-from limoe.data.sources.places import Place, counted, find, here, opened
+from limoe.data.sources.places import Place, base_of, counted, find, here
 from limoe.data.sources.splits import named_splits
-from limoe.data.sources.tars import members
+from limoe.data.sources.tars import Member, members
 from limoe.data.verify import BadImage
+from limoe.errors import UserError
 
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TARS = (".tar", *COMPRESSED)
 PICTURES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 MAX_TEXT = 16 << 20  # bytes of a member that is no picture
 
@@ -29,9 +36,13 @@ class WebDataset(OwnSource):
     """The samples of tars, here or at any address of fsspec's."""
 
     def __init__(self, name: str, params: SetParams, root: Path) -> None:
-        """UserError if there is no tar; none is opened."""
+        """UserError if there is no tar, or with `in_place` one that is compressed by its name; none is opened."""
         super().__init__(name, params, root)
-        self._places = {place.name: place for place in find(root, params.path, TARS)}
+        found = find(root, params.path, TARS)
+        self._base = base_of(root, params.path, found)
+        if params.in_place:
+            found = [self._staying(place) for place in found]
+        self._places = {place.name: place for place in found}
         self._splits = named_splits(self._places)
 
     @property
@@ -55,26 +66,45 @@ class WebDataset(OwnSource):
             yield self._item(place, sample)
         yield from refused
 
+    def candidate(self, item: Item) -> Candidate:
+        """See OwnSource; with `in_place` a training picture stays in its tar. BadImage if it does not lie there as it is."""
+        found = super().candidate(item)
+        if not self.params.in_place or found.split != TRAIN:
+            return found
+        if item.tar is None or item.offset is None:
+            raise BadImage("not-in-place", "compressed, or a sparse member: with in_place a picture must lie in its tar as it is")
+        return replace(found, stays=InTar(item.tar, item.offset, len(item.image)))
+
     def inputs(self, part: Part) -> Sequence[Path]:
         """The tar, if it is here."""
         return here(self._places[part.name])
 
     def provenance(self) -> dict[str, Any]:
-        """Number of tars, and their bytes where they are here."""
-        return {**super().provenance(), **counted(self._places.values())}
+        """Number of tars, and their bytes where they are here; with `in_place`, where their names begin."""
+        begin = {BASE: self._base} if self.params.in_place else {}
+        return {**super().provenance(), **counted(self._places.values()), **begin}
+
+    def _staying(self, place: Place) -> Place:
+        """The tar as training will open it."""
+        if place.name.lower().endswith(COMPRESSED):
+            raise UserError(
+                f"{place.name} is compressed, so that no picture can be read alone: unpack it (gzip -d and the like), or set "
+                "in_place to false"
+            )
+        return replace(place, address=located(self.root, self._base, place.name))
 
     def _files(self, place: Place, refused: list[Rejected]) -> Iterator[dict[str, Any]]:
         """Members as `group_by_keys` takes them: of a sample one picture, and what is said about it."""
         last = ""
         try:
             with opened(place.address) as stream:
-                for name, content in members(stream, _most):
-                    key, suffix = key_and_suffix(name)
+                for member in members(stream, _most):
+                    key, suffix = key_and_suffix(member.name)
                     if suffix in PICTURES:
                         if key == last:
                             continue
                         last = key
-                    yield {"fname": name, "data": content, "__url__": place.name}
+                    yield {"fname": member.name, "data": member, "__url__": place.name}
         except (BadImage, OSError) as error:
             found = error if isinstance(error, BadImage) else BadImage("unreadable", error.strerror or type(error).__name__)
             refused.append(self.rejected(place.name, found))
@@ -89,7 +119,8 @@ class WebDataset(OwnSource):
             image = next((sample[suffix] for suffix in PICTURES if suffix in sample), None)
             if image is None:
                 raise BadImage("no-image", f"a sample without a picture; allowed suffixes are {', '.join(SUFFIXES)}")
-            return Item(key, _whole(image), **said, file_split=self._splits.get(place.name))
+            split = self._splits.get(place.name)
+            return Item(key, _whole(image), **said, file_split=split, tar=place.name, offset=image.offset)
         except BadImage as error:
             return self.rejected(key, error)
 
@@ -99,15 +130,15 @@ def _most(name: str) -> int:
     return MAX_BYTES if suffix in PICTURES else MAX_TEXT if suffix in READERS else 0
 
 
-def _whole(content: bytes | BadImage) -> bytes:
-    if isinstance(content, BadImage):
-        raise content
-    return content
+def _whole(member: Member) -> bytes:
+    if isinstance(member.content, BadImage):
+        raise member.content
+    return member.content
 
 
-def _read(suffix: str, reader: Any, content: bytes | BadImage) -> dict[str, Any]:
+def _read(suffix: str, reader: Any, member: Member) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = reader(_whole(content).decode("utf-8"))
+        found: dict[str, Any] = reader(_whole(member).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadImage("bad-row", f"its {suffix} cannot be read ({' '.join(str(error).split())[:200]})") from None
     return found
