@@ -28,7 +28,7 @@ from limoe.data.ingest import ingest
 from limoe.data.parts import Plan, Workshop
 from limoe.data.prepared import Prepared
 from limoe.data.sources import Candidate, Part, Rejected, build
-from limoe.data.sources.listed import Picture
+from limoe.data.sources.listing import Picture
 from limoe.data.sources.scenes import ScenesSource
 from limoe.data.sources.table import Table
 from limoe.data.workers import Here, Workers, open_workers
