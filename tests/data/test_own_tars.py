@@ -15,6 +15,7 @@ from preparekit import picture
 
 from limoe.config import SetParams
 from limoe.data.sources import Candidate, Rejected, candidates
+from limoe.data.sources.places import find
 from limoe.data.sources.tars import members
 from limoe.data.sources.webdataset import WebDataset
 from limoe.errors import Reported, UserError
@@ -255,3 +256,13 @@ def test_real_photos_arrive_as_they_are() -> None:
     assert {c.key.split("/")[-1]: c.image for c in found} == wanted
     assert {c.split for c in found} == {"val"}
     assert all(set(c.captions) == {" ".join(text.split()) for text in captions[c.key.split("/")[-1]]} for c in found)
+
+
+@pytest.mark.parametrize("project", ["my [old] pets", "a*b", "x{1,2}", "plain"])
+def test_the_projects_own_path_is_no_pattern(tmp_path: Path, project: str) -> None:
+    root = tmp_path / project
+    for name in ("set/one.tar", "set[1]/two.tar"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    expected = {"set/*.tar": "one.tar", "*/one.tar": "set/one.tar", "set[1]": "two.tar"}
+    assert {given: find(root, given, (".tar",))[0].name for given in expected} == expected

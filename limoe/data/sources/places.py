@@ -57,7 +57,7 @@ def find(root: Path, given: str, suffixes: Sequence[str]) -> list[Place]:
         raise UserError(f"{given}: no such file as {missing[0]}")
     if not found:
         raise UserError(f"{given}: no file here{f' that ends in {_listed(suffixes)}' if suffixes else ''}")
-    base = _base(given if is_remote(given) else str(root / given), found)
+    base = _base(root, given, found)
     return [Place(legible(posixpath.relpath(address, base)), address) for address in dict.fromkeys(found)]
 
 
@@ -137,7 +137,8 @@ def _local(root: Path, pattern: str, suffixes: Sequence[str]) -> list[str]:
         ]
     if path.is_file():
         return [str(path)]
-    return [file for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).is_file()]
+    below = glob.glob(pattern, root_dir=root, recursive=True)  # a sign in the root's own path stands for itself
+    return [str(file) for name in sorted(below) if (file := root / name).is_file()]
 
 
 def _remote(root: Path, pattern: str, suffixes: Sequence[str]) -> list[str]:  # noqa: ARG001  addresses are from nowhere
@@ -167,14 +168,16 @@ def _wanted(name: str, suffixes: Sequence[str]) -> bool:
     return name.lower().endswith(tuple(suffixes)) and not any(part.startswith(".") for part in name.split("/"))
 
 
-def _base(given: str, found: Sequence[str]) -> str:
+def _base(root: Path, given: str, found: Sequence[str]) -> str:
     """What names are relative to: a folder that is given, else what stands before the first pattern, whatever is found."""
-    if found == [given]:
-        return posixpath.dirname(given)
+    whole = given if is_remote(given) else str(root / given)
+    if found == [whole]:
+        return posixpath.dirname(whole)
     first = min((at for sign in MAGIC if (at := given.find(sign)) >= 0), default=None)
-    if first is None:
-        return given.rstrip("/")
-    return posixpath.dirname(given[:first])
+    if first is None or (root / given).is_dir():
+        return whole.rstrip("/")
+    before = posixpath.dirname(given[:first])
+    return before if is_remote(given) else str(root / before)
 
 
 def _listed(suffixes: Sequence[Any]) -> str:
