@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -124,7 +124,11 @@ class Listed(OwnSource):
         captions = texts.captions(row.captions)
         if not captions and "label" not in said and not row.later:
             raise BadImage("empty-caption", "no caption, or one of white space alone")
-        picture = self._listing.get(row.image) or Picture(row.image, row.held)
+        if not self._listing.add(Picture(row.image, row.held, list(captions), **said)):
+            self._merge(self._listing[row.image], said, captions)
+
+    def _merge(self, picture: Picture, said: Mapping[str, str], captions: Sequence[str]) -> None:
+        """Add what a further row says to the picture; BadImage if it cannot be."""
         for name, value in said.items():
             if getattr(picture, name) not in (None, value):
                 raise BadImage(
@@ -136,7 +140,7 @@ class Listed(OwnSource):
         for name, value in said.items():
             setattr(picture, name, value)
         picture.captions += fresh
-        self._listing.put(picture)
+        self._listing.replace(picture)
 
     def _split(self, picture: Picture) -> str | None:
         """By name, or by the group's other pictures, if either names one; BadImage if they name two."""

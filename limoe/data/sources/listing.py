@@ -45,21 +45,24 @@ class Listing:
         """Empty."""
         self._file = scratch(TABLES)
 
-    def get(self, path: str) -> Picture | None:
-        """The picture of this path, if it is there."""
-        found = self._file.execute(f"{PICTURE} WHERE path = ?", (to_blob(path),)).fetchone()
-        return found and _picture(found)
-
-    def put(self, picture: Picture) -> None:
-        """Add the picture, or replace what was known of it; its place stays."""
-        held = None if picture.held is None else json.dumps(picture.held)
-        told = (to_blob(picture.path), held, json.dumps(picture.captions), picture.label, picture.split, picture.group)
-        self._file.execute(
-            "INSERT INTO pictures VALUES (NULL, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET held = excluded.held, "
-            "captions = excluded.captions, label = excluded.label, split = excluded.split, "
-            "named_group = excluded.named_group, split_group = excluded.split_group",
-            (*told, to_blob(picture.split_group)),
+    def add(self, picture: Picture) -> bool:
+        """Whether the picture is new; if its path is there already, nothing is done."""
+        return (
+            self._file.execute(
+                "INSERT INTO pictures VALUES (NULL, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", _row(picture)
+            ).rowcount
+            == 1
         )
+
+    def __getitem__(self, path: str) -> Picture:
+        """The picture of this path, which is there."""
+        return _picture(self._file.execute(f"{PICTURE} WHERE path = ?", (to_blob(path),)).fetchone())
+
+    def replace(self, picture: Picture) -> None:
+        """Write what is known of the picture, which is there; its place stays."""
+        path, *told = _row(picture)
+        changes = "held = ?, captions = ?, label = ?, split = ?, named_group = ?, split_group = ?"
+        self._file.execute(f"UPDATE pictures SET {changes} WHERE path = ?", (*told, path))
 
     def pictures(self, start: int, stop: int) -> Iterator[Picture]:
         """Those from `start` up to `stop`."""
@@ -87,6 +90,13 @@ class Listing:
             self._file.execute(f"SELECT coalesce(max(number), 0) FROM {table}").fetchone()[0] for table in ("pictures", "refused")
         )
         return pictures, refused
+
+
+def _row(picture: Picture) -> tuple[Any, ...]:
+    """The columns but the number."""
+    held = None if picture.held is None else json.dumps(picture.held)
+    told = (held, json.dumps(picture.captions), picture.label, picture.split, picture.group)
+    return to_blob(picture.path), *told, to_blob(picture.split_group)
 
 
 def _picture(row: tuple[Any, ...]) -> Picture:
