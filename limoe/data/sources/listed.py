@@ -98,11 +98,11 @@ class Listed(OwnSource):
             except BadImage as error:
                 yield self.rejected(picture.path, error)
 
-    def inputs(self, part: Part) -> Sequence[Path]:
+    def inputs(self, part: Part) -> Sequence[str]:
         """Its pictures' files, and what else a kind reads with them."""
         if part.name == REFUSED:
             return ()
-        return [file for picture in self._chosen(part) if picture.held is None for file in self.files(picture)]
+        return [str(file) for picture in self._chosen(part) if picture.held is None for file in self.files(picture)]
 
     def provenance(self) -> dict[str, Any]:
         """Number of pictures that are listed, and a hash of the list, rejected rows included."""

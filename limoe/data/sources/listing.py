@@ -73,7 +73,7 @@ class Listing:
         """The split of the group's first picture that has one."""
         first = "SELECT split FROM pictures WHERE split_group = ? AND split IS NOT NULL ORDER BY number LIMIT 1"
         found = self._file.execute(first, (to_blob(group),)).fetchone()
-        return found and found[0]
+        return None if found is None else str(found[0])
 
     def refuse(self, row: Rejected) -> None:
         """Add a rejected row."""

@@ -115,11 +115,6 @@ class Reached(io.RawIOBase):
         return int(self._do("tell"))
 
 
-def here(place: Place) -> list[Path]:
-    """The file's path, if it is on this machine's disk."""
-    return [] if is_remote(place.address) else [Path(place.address)]
-
-
 def counted(places: Collection[Place]) -> dict[str, int | None]:
     """Number of the files, and their bytes together; None if they lie elsewhere."""
     elsewhere = any(is_remote(place.address) for place in places)

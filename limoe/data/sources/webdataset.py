@@ -15,7 +15,7 @@ from limoe.data.formats.samples import READERS, key_and_suffix
 from limoe.data.sources.base import Part, Rejected
 from limoe.data.sources.images import MAX_BYTES
 from limoe.data.sources.own import Item, OwnSource
-from limoe.data.sources.places import Place, counted, find, here, opened
+from limoe.data.sources.places import Place, counted, find, opened
 from limoe.data.sources.splits import named_splits
 from limoe.data.sources.tars import members
 from limoe.data.verify import BadImage
@@ -55,9 +55,9 @@ class WebDataset(OwnSource):
             yield self._item(place, sample)
         yield from refused
 
-    def inputs(self, part: Part) -> Sequence[Path]:
-        """The tar, if it is here."""
-        return here(self._places[part.name])
+    def inputs(self, part: Part) -> Sequence[str]:
+        """The tar."""
+        return (self._places[part.name].address,)
 
     def provenance(self) -> dict[str, Any]:
         """Number of tars, and their bytes where they are here."""
