@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from limoe.data.scratch import scratch, to_blob, to_path
 from limoe.errors import UserError
 from limoe.files import read_json
 
+LINE = 1 << 20
 FLICKR = (
     "dataset_flickr8k.json",
     "dataset_flickr30k.json",
@@ -53,10 +55,13 @@ def from_json(file: Path) -> list[Captioned]:
 def from_lines(file: Path) -> Iterator[tuple[int, str, str]]:
     """(line, name, caption) of `name#0<tab>caption`, or of Kaggle's `image,caption` or `image_name| comment_number| comment`.
 
-    Name or caption is empty where the line has none. Bytes that are no UTF-8 come as lone surrogates.
+    Name or caption is empty where the line has none. Bytes that are no UTF-8 come as lone surrogates. UserError for a line of
+    LINE characters, which is no name and caption.
     """
     with file.open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
-        for number, line in enumerate(handle, 1):
+        for number, line in enumerate(iter(partial(handle.readline, LINE), ""), 1):
+            if len(line) == LINE:
+                raise UserError(f"{file}: line {number} is longer than {LINE} characters")
             name, caption = _parted(line)
             if number > 1 or name not in ("image", "image_name"):
                 yield number, name.strip().split("#")[0], caption.strip()
