@@ -187,6 +187,31 @@ def test_pictures_are_laid_out_in_rows() -> None:
     assert Image.open(io.BytesIO(contact_sheet(cards[:1]))).width == SIDE + 2 * GAP
 
 
+MARK = "\u0301"  # an accent for the letter before it
+
+
+class CountingFont:
+    """Letters of 5 px and marks of none. measured: characters, so far."""
+
+    def __init__(self) -> None:
+        self.measured = 0
+
+    def getlength(self, text: str) -> float:
+        self.measured += len(text)
+        return 5.0 * (len(text) - text.count(MARK))
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "a" + MARK * 1_000_000, "ab " * 300_000, "i\u0301 " * 300_000])
+def test_a_hostile_caption_is_wrapped_at_little_cost(text: str) -> None:
+    """Each line measures a few times what may be shown, whatever the caption holds."""
+    font = CountingFont()
+    lines = wrap(text, font, 240, 5)  # type: ignore[arg-type]
+    measured = font.measured
+    assert 1 <= len(lines) <= 5
+    assert all(font.getlength(line) <= 240 for line in lines)
+    assert measured < 6 * 12 * 2000
+
+
 @pytest.mark.parametrize(
     "text",
     [
