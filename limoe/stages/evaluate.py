@@ -167,9 +167,8 @@ def _record_leakage(prepared: Prepared, external: Sequence[EvalSet], kept: Path,
     with _bars(name) as track:
         training = TrainingPictures(prepared, Hasher(kept, track))
         found = [training.leakage(data) for data in chain(external, open_splits(prepared))]
-    for leakage in found:
-        if leakage.seen:
-            print(f"evaluate {name}: {leakage.sentence}")
+    for sentence in chain.from_iterable(leakage.sentences for leakage in found):
+        print(f"evaluate {name}: {sentence}")
     write_json(out / LEAKAGE, [leakage.row() for leakage in found])
 
 
