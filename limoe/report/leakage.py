@@ -18,8 +18,8 @@ NEAR = (
     "Byte for byte: the training set holds the same file. Nearly: perceptual hashes differ in a few bits at most. Of photos that "
     "is the same photo, saved again, resized or a little brighter; drawings and composed scenes may be near each other by a like "
     "outline, as flags or one gesture in two skin tones are. Plain pictures have no such hash: they are compared byte for byte "
-    "alone. Probed: tested pictures that are byte for byte among those that the set's own probes learn from. What else a model that "
-    "was not trained here has seen is not known."
+    "alone. Probed: tested pictures that are byte for byte among those that the set's own probes learn from. What else a model "
+    "that was not trained here has seen is not known."
 )
 
 
