@@ -84,6 +84,12 @@ class Sampler:
         order = stream(self.seed, SHUFFLE, state.step).permutation(len(picks))
         return [picks[i] for i in order], State(state.step + 1, tuple(cursors))
 
+    def drop(self) -> None:
+        """Let go of all rows; what is asked for next is read anew."""
+        for source, waiting in zip(self.sources, self._waiting, strict=True):
+            source.hold(())
+            waiting.clear()
+
     def _fill(self, number: int, cursor: Cursor, taken: set[str | bytes]) -> tuple[list[tuple[int, int, Row]], Cursor]:
         """(epoch, index, row) of this source's part of a batch, the backlog first. `taken` grows by their marks."""
         source, wanted = self.sources[number], self.counts[number]
