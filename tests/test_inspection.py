@@ -6,6 +6,7 @@ import doctest
 import importlib
 import io
 import json
+import shutil
 import weakref
 from itertools import pairwise
 from pathlib import Path
@@ -90,6 +91,23 @@ def test_what_is_printed_works_when_it_is_merged(pets: Path) -> None:
     assert params.prepare.sets["mine"].columns.caption == "text"
     assert params.train.mixture == {"emoji": 0, "scenes": 0, "mine": 1}
     assert build(params.prepare, Path())["mine"].total == 5
+
+
+def test_an_absolute_path_below_the_project_is_printed_as_one_from_there(pets: Path) -> None:
+    result = limoe("inspect", str(pets / "rows.csv"), "--images", str(pets), "--json")
+    (told,) = json.loads(result.stdout)["params"]["prepare"]["sets"].values()
+    assert (told["path"], told["images"]) == ("data/raw/pets/rows.csv", "data/raw/pets")
+    assert "another machine" not in limoe("inspect", str(pets / "rows.csv")).stdout
+
+
+def test_an_absolute_path_elsewhere_is_pointed_at(pets: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(pets, elsewhere / "pets")
+    path = str(elsewhere / "pets" / "rows.csv")
+    printed = limoe("inspect", path).stdout
+    section = printed[printed.index("# ") :]
+    assert section.startswith(f"# {path} is an absolute path: it will not be there on another machine\nprepare:")
+    assert overlaid(yaml.safe_load(section)).prepare.sets["rows"].path == path
 
 
 def test_a_large_set_is_looked_at_here_and_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
