@@ -140,7 +140,7 @@ def check_apart(source: SourceRows, count: int, steps: int) -> None:
             f"a batch takes {count} rows of source {source.name!r}, which has only {order.rows} training rows; "
             "lower train.batch or the source's share in train.mixture"
         )
-    if order.largest < order.rows:
+    if not order.whole:
         return
     rows_of = Counter(mark for marks in source.marks(order.stretch(0, 1).groups) for mark in marks)
     waiting = steps * sum(max(0.0, rows * count / order.rows - 1) for rows in rows_of.values())
