@@ -57,7 +57,7 @@ def find(root: Path, given: str, suffixes: Sequence[str]) -> list[Place]:
         raise UserError(f"{given}: no such file as {missing[0]}")
     if not found:
         raise UserError(f"{given}: no file here{f' that ends in {_listed(suffixes)}' if suffixes else ''}")
-    base = _base(root, given, found)
+    base = _from(root, _base(root, given, found == [_from(root, given)]))
     return [Place(legible(posixpath.relpath(address, base)), address) for address in dict.fromkeys(found)]
 
 
@@ -163,16 +163,19 @@ def _wanted(name: str, suffixes: Sequence[str]) -> bool:
     return name.lower().endswith(tuple(suffixes)) and not any(part.startswith(".") for part in name.split("/"))
 
 
-def _base(root: Path, given: str, found: Sequence[str]) -> str:
-    """What names are relative to: a folder that is given, else what stands before the first pattern, whatever is found."""
-    whole = given if is_remote(given) else str(root / given)
-    if found == [whole]:
-        return posixpath.dirname(whole)
+def _from(root: Path, given: str) -> str:
+    return given if is_remote(given) else str(root / given)
+
+
+def _base(root: Path, given: str, is_file: bool) -> str:
+    """What names are relative to, as `given` has it: a folder that is given, else what stands before the first pattern, whatever
+    is found."""
+    if is_file:
+        return posixpath.dirname(given)
     first = min((at for sign in MAGIC if (at := given.find(sign)) >= 0), default=None)
     if first is None or (root / given).is_dir():
-        return whole.rstrip("/")
-    before = posixpath.dirname(given[:first])
-    return before if is_remote(given) else str(root / before)
+        return given.rstrip("/")
+    return posixpath.dirname(given[:first])
 
 
 def _listed(suffixes: Sequence[Any]) -> str:
