@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,3 +45,14 @@ def fetch(*groups: Mapping[Any, Tensor]) -> list[dict[Any, Tensor]]:
     flat = [tensor.detach().double().flatten() for group in groups for tensor in group.values()]
     brought = iter(torch.split(torch.cat(flat).cpu(), [len(part) for part in flat]) if flat else ())
     return [{name: next(brought).view(tensor.shape) for name, tensor in group.items()} for group in groups]
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch on `count` threads for the body."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

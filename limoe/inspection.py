@@ -31,7 +31,7 @@ COMMON = {"data", "raw", "images", "captions", "annotations", "train", "shards",
 
 def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | None, as_json: bool, root: Path) -> str:
     """Print what is found and write the contact sheet; the next command. given: keys of SetParams. UserError as sources have."""
-    params = _params(given)
+    params = _portable(_params(given), root)
     name = name or name_of(params.path)
     _check(name, params)
     found = survey(name, params, root, _watched, samples)
@@ -52,6 +52,8 @@ def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | N
         if found.params.kind in IN_TARS:
             print(STAYING)
         print("to be merged into params.yaml, or for a file of your own and `limoe params --overlay FILE`:\n")
+        for path in filter(os.path.isabs, _paths(params).values()):
+            print(f"# {path} is an absolute path: it will not be there on another machine")
         print(yaml.safe_dump(section, sort_keys=False, allow_unicode=True))
     return "limoe params --overlay FILE, with the section above in it; then dvc repro prepare"
 
@@ -129,6 +131,19 @@ def _params(given: Mapping[str, Any]) -> SetParams:
         return SetParams.model_validate({key: value for key, value in given.items() if value})
     except ValidationError as error:
         raise UserError(explain(error, SetParams)) from None
+
+
+def _paths(params: SetParams) -> dict[str, str]:
+    """Those keys of the set that name a file or folder."""
+    named = {key: getattr(params, key) for key in ("path", "images", "classes")}
+    return {key: path for key, path in named.items() if path}
+
+
+def _portable(params: SetParams, root: Path) -> SetParams:
+    """Absolute paths below the project as paths from there, which hold on other machines, too."""
+    project = os.path.abspath(root)
+    below = {key: path for key, path in _paths(params).items() if os.path.isabs(path) and Path(path).is_relative_to(project)}
+    return params.model_copy(update={key: os.path.relpath(path, project) for key, path in below.items()})
 
 
 def _check(name: str, params: SetParams) -> None:

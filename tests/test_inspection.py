@@ -6,6 +6,7 @@ import doctest
 import importlib
 import io
 import json
+import shutil
 import weakref
 from itertools import pairwise
 from pathlib import Path
@@ -91,6 +92,23 @@ def test_what_is_printed_works_when_it_is_merged(pets: Path) -> None:
     assert params.prepare.sets["mine"].columns.caption == "text"
     assert params.train.mixture == {"emoji": 0, "scenes": 0, "mine": 1}
     assert build(params.prepare, Path())["mine"].total == 5
+
+
+def test_an_absolute_path_below_the_project_is_printed_as_one_from_there(pets: Path) -> None:
+    result = limoe("inspect", str(pets / "rows.csv"), "--images", str(pets), "--json")
+    (told,) = json.loads(result.stdout)["params"]["prepare"]["sets"].values()
+    assert (told["path"], told["images"]) == ("data/raw/pets/rows.csv", "data/raw/pets")
+    assert "another machine" not in limoe("inspect", str(pets / "rows.csv")).stdout
+
+
+def test_an_absolute_path_elsewhere_is_pointed_at(pets: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(pets, elsewhere / "pets")
+    path = str(elsewhere / "pets" / "rows.csv")
+    printed = limoe("inspect", path).stdout
+    section = printed[printed.index("# ") :]
+    assert section.startswith(f"# {path} is an absolute path: it will not be there on another machine\nprepare:")
+    assert overlaid(yaml.safe_load(section)).prepare.sets["rows"].path == path
 
 
 def test_a_large_set_is_looked_at_here_and_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +204,31 @@ def test_pictures_are_laid_out_in_rows() -> None:
         assert below.convert("L").getextrema()[0] < 100  # ink
     assert number_of(cards[3].image) == 30
     assert Image.open(io.BytesIO(contact_sheet(cards[:1]))).width == SIDE + 2 * GAP
+
+
+MARK = "\u0301"  # an accent for the letter before it
+
+
+class CountingFont:
+    """Letters of 5 px and marks of none. measured: characters, so far."""
+
+    def __init__(self) -> None:
+        self.measured = 0
+
+    def getlength(self, text: str) -> float:
+        self.measured += len(text)
+        return 5.0 * (len(text) - text.count(MARK))
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "a" + MARK * 1_000_000, "ab " * 300_000, "i\u0301 " * 300_000])
+def test_a_hostile_caption_is_wrapped_at_little_cost(text: str) -> None:
+    """Each line measures a few times what may be shown, whatever the caption holds."""
+    font = CountingFont()
+    lines = wrap(text, font, 240, 5)  # type: ignore[arg-type]
+    measured = font.measured
+    assert 1 <= len(lines) <= 5
+    assert all(font.getlength(line) <= 240 for line in lines)
+    assert measured < 6 * 12 * 2000
 
 
 @pytest.mark.parametrize(

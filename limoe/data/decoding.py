@@ -46,6 +46,12 @@ class PictureCache:
                 self._pixels[pick.source, pick.index] = pixels_CHW
         return pixels_CHW
 
+    def drop(self) -> None:
+        """Let go of all pictures."""
+        with self._lock:
+            self._free += sum(pixels_CHW.nbytes for pixels_CHW in self._pixels.values())
+            self._pixels.clear()
+
 
 class Pictures:
     """The training pictures as augmented batches.
@@ -70,6 +76,10 @@ class Pictures:
             for pick in picks[own]
         ]
         return self._augment(pictures, labelled, draws_BN[own])
+
+    def drop(self) -> None:
+        """Let go of the pictures that were kept."""
+        self._cache.drop()
 
     def _exact(self, image: bytes) -> Tensor:
         return decode_uint8(image, self._size)

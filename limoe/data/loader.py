@@ -105,10 +105,12 @@ class PairLoader:
         self._state = self._planned = state
 
     def close(self) -> None:
-        """Drop what was made ahead and end the threads."""
+        """Drop what was made ahead, read or kept, and end the threads."""
         self._drop_pending()
         self._pool.shutdown(wait=True)
         self._reader.shutdown(wait=True, cancel_futures=True)
+        self._sampler.drop()
+        self._pictures.drop()
 
     def _drop_pending(self) -> None:
         while self._pending:

@@ -58,7 +58,10 @@ class Order:
         self._firsts: list[int] = self._first_G.tolist()  # the same: for one row at a time a list is ten times as fast
         self.rows = int(self._sizes_G.sum())
         self.key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
-        self.largest = min(self.rows, most)  # rows of a window, to within a row group
+        self.whole = self.rows <= most or len(self._sizes_G) == 1  # whether each epoch is one window
+        self.largest = (
+            self.rows if self.whole else min(self.rows, most + int(self._sizes_G.max()))
+        )  # that a window may have, rows
         self._windows, self._seed = -(-self.rows // most), seed
         self._plan = lru_cache(maxsize=2)(self._draw)
 

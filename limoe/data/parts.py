@@ -23,6 +23,7 @@ from limoe.data.duplicates import hash_encoded
 from limoe.data.schema import Record
 from limoe.data.shards import REJECTED_SCHEMA, RowWriter, Shard, Written, record_writer
 from limoe.data.sources import Part, Rejected, Source, build
+from limoe.data.sources.states import state
 from limoe.errors import UserError
 from limoe.provenance import code_hash
 
@@ -46,7 +47,7 @@ class PartTask:
 @dataclass(frozen=True)
 class Made:
     """What came of a part. rows: its records. rejected: its other candidates, by reason. captions: those left out of records, by
-    reason. content: SHA-256 of the records' file. inputs: of names, sizes and times of the files that it was read from."""
+    reason. content: SHA-256 of the records' file. inputs: of names and states of the files that it was read from."""
 
     rows: int
     rejected: dict[str, int]
@@ -161,12 +162,8 @@ def _code(opens: Opens | None) -> str:
 
 
 def _state(source: Source, part: Part) -> str:
-    """Changes with the name, size or time of any of the files that the part is read from."""
-    states = []
-    for path in source.inputs(part):
-        found = path.stat() if path.exists() else None
-        states.append([ascii(path), found and [found.st_size, found.st_mtime_ns]])
-    return files.sha256_json(states)
+    """Changes with any of the files that the part is read from."""
+    return files.sha256_json([[ascii(address), state(address)] for address in source.inputs(part)])
 
 
 @lru_cache(maxsize=1)  # a worker of a cluster outlives many a plan, and holds the sources of the last one

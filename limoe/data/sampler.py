@@ -84,6 +84,12 @@ class Sampler:
         order = stream(self.seed, SHUFFLE, state.step).permutation(len(picks))
         return [picks[i] for i in order], State(state.step + 1, tuple(cursors))
 
+    def drop(self) -> None:
+        """Let go of all rows; what is asked for next is read anew."""
+        for source, waiting in zip(self.sources, self._waiting, strict=True):
+            source.hold(())
+            waiting.clear()
+
     def _fill(self, number: int, cursor: Cursor, taken: set[str | bytes]) -> tuple[list[tuple[int, int, Row]], Cursor]:
         """(epoch, index, row) of this source's part of a batch, the backlog first. `taken` grows by their marks."""
         source, wanted = self.sources[number], self.counts[number]
@@ -134,7 +140,7 @@ def check_apart(source: SourceRows, count: int, steps: int) -> None:
             f"a batch takes {count} rows of source {source.name!r}, which has only {order.rows} training rows; "
             "lower train.batch or the source's share in train.mixture"
         )
-    if order.largest < order.rows:
+    if not order.whole:
         return
     rows_of = Counter(mark for marks in source.marks(order.stretch(0, 1).groups) for mark in marks)
     waiting = steps * sum(max(0.0, rows * count / order.rows - 1) for rows in rows_of.values())

@@ -31,7 +31,8 @@ class BadImage(Exception):
 def measure(image: bytes, max_pixels: int) -> tuple[int, int]:
     """(width, height) in px of a picture, upright, that decodes to its end and becomes RGB; BadImage says why it does not.
 
-    The header is read first, and a picture that claims more than `max_pixels` is refused before anything is decoded.
+    The header is read first, and a picture that claims more than `max_pixels` is refused before anything is decoded. So a
+    MemoryError is of a machine that has too little memory, and no fault of the picture's.
     """
     if not image:
         raise BadImage("zero-size", "0 bytes")
@@ -49,6 +50,8 @@ def _decode(image: bytes, max_pixels: int) -> tuple[int, int]:
         opened = Image.open(_Bounded(image), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadImage("too-many-pixels", str(error)) from None
+    except MemoryError:
+        raise  # sizes are bounded, so that is the machine's fault
     except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
         raise _bad(error, image) from None
     _check_size(*opened.size, max_pixels)
@@ -56,7 +59,7 @@ def _decode(image: bytes, max_pixels: int) -> tuple[int, int]:
         opened.load()
         _check_mode(opened.mode)
         return to_rgb(opened).size
-    except BadImage:
+    except (BadImage, MemoryError):
         raise
     except Exception as error:  # likewise
         raise _bad(error, image) from None

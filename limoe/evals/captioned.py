@@ -75,7 +75,7 @@ def _layout(root: Path, captions: Captions) -> Layout:
         raise UserError(f"{root}: the picture {silent[0]} has no caption")
     there = PicturesBelow(root)
     found = {name: there.find(name) for name in captions}
-    paths = [path for path in found.values() if path is not None]
+    paths = [root / path for path in found.values() if path is not None]
     if missing := [name for name, path in found.items() if path is None]:
         raise UserError(
             f"{root}: {len(missing)} of {len(captions)} pictures that have captions are not there, or several of their name, "

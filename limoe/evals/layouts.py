@@ -36,7 +36,7 @@ class Layout:
 
 def class_folders(root: Path) -> Layout:
     """`root/CLASS/*.jpg`. UserError if there are no class folders, one is empty, or pictures lie beside them."""
-    found = class_pictures(root)
+    found = list(class_pictures(root))
     return of_files(root, found, [path.parent.name for path in found])
 
 

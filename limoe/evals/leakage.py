@@ -69,7 +69,7 @@ class TrainingPictures:
         self._prepared, self._hasher = prepared, hasher
 
     def leakage(self, data: EvalSet) -> Leakage:
-        """Which of its pictures are training pictures."""
+        """Which of its pictures are training pictures, and how many its own probes learn from."""
         hashes_N = self._hasher(data.images, data.digests, data.name)
         near_N = first_near(hashes_N, self._hashes_T, RADIUS).tolist()
         exact_N = [self._first.get(digest, -1) for digest in data.digests]
@@ -78,7 +78,7 @@ class TrainingPictures:
             for key, exact, near in zip(data.keys, exact_N, near_N, strict=True)
             if exact >= 0 or near >= 0
         ]
-        return Leakage(data.name, len(data), int(np.count_nonzero(hashes_N == PLAIN)), tuple(seen))
+        return Leakage(data.name, len(data), int(np.count_nonzero(hashes_N == PLAIN)), tuple(seen), _probed(data))
 
     @cached_property
     def _told(self) -> dict[str, list[str]]:
@@ -94,6 +94,12 @@ class TrainingPictures:
     @cached_property
     def _hashes_T(self) -> Hashes:
         return self._hasher(PreparedPictures(self._prepared, TRAIN), self._told["sha256"], TRAIN)
+
+
+def _probed(data: EvalSet) -> int:
+    """Tested pictures that are byte for byte among those that probes learn from."""
+    learnt = set() if data.train is None else set(data.train.digests)
+    return sum(data.digests[row] in learnt for row in data.labelled)
 
 
 def evaluated_pictures(sets: Sequence[EvalSet], hasher: Hasher | None) -> Evaluated:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from limoe.config import FetchedModel, LocalModel
 from limoe.data.tokenizer import fold
-from limoe.dist import pick_device
+from limoe.dist import pick_device, threads
 from limoe.errors import UserError
 from limoe.evals.models.opened import Opened
 from limoe.evals.models.registry import open_other
@@ -39,21 +39,21 @@ class OpensScorer:
         return cls(model, root.resolve(), device, weights)
 
     def __call__(self) -> PairScorer:
-        """The scorer, of one thread; UserError if the weights are others by now."""
+        """The scorer; UserError if the weights are others by now."""
         device = pick_device(self.device)
         opened = open_other(self.model, self.root, device)
         if opened.facts.weights != self.weights:
             raise UserError("the model of prepare.clip_score has changed while `prepare` was at work: run it again")
-        torch.set_num_threads(1)  # as evaluation has it: the number changes the bits
         return PairScorer(opened, device)
 
 
 class PairScorer:
-    """Cosines of pictures and captions, as evaluation computes them."""
+    """Cosines of pictures and captions, as evaluation computes them: on one thread, since the number changes the bits."""
 
     def __init__(self, opened: Opened, device: torch.device) -> None:
         self._opened, self._device = opened, device
 
+    @threads(1)
     @torch.inference_mode()
     def __call__(self, images: Sequence[bytes], captions: Sequence[Sequence[str]]) -> list[list[float]]:
         """Of each encoded picture and each of its captions, -1..1; UserError if an embedding is not finite."""

@@ -19,12 +19,14 @@ class Seen:
 @dataclass(frozen=True)
 class Leakage:
     """What of a set is training data. n: its pictures. plain: those too plain to have a perceptual hash, which are compared byte
-    for byte alone. seen: those that repeat a training picture, in the set's order."""
+    for byte alone. seen: those that repeat a training picture, in the set's order. probed: labelled ones that are byte for byte
+    among the pictures that the set's own linear probes learn from."""
 
     set: str
     n: int
     plain: int
     seen: tuple[Seen, ...]
+    probed: int = 0
 
     @property
     def exact(self) -> int:
@@ -47,12 +49,25 @@ class Leakage:
         count = f"{len(self.seen):,} of the {self.n:,} pictures of {self.set}"
         return f"{count} are training pictures or resemble one ({', '.join(parts)})"
 
+    @property
+    def sentences(self) -> list[str]:
+        """All that there is to say, if anything.
+
+        >>> Leakage("birds", 9, 0, (), 3).sentences
+        ['3 of the 9 pictures of birds are byte for byte among those that its probes learn from, which flatters their scores']
+        """
+        probes = (
+            f"{self.probed:,} of the {self.n:,} pictures of {self.set} are byte for byte among those that its probes learn from, "
+            "which flatters their scores"
+        )
+        return [*([self.sentence] if self.seen else []), *([probes] if self.probed else [])]
+
     def row(self) -> dict[str, Any]:
         """As leakage.json has it."""
-        counts = {"set": self.set, "n": self.n, "exact": self.exact, "near": self.near, "plain": self.plain}
-        return counts | {"seen": [asdict(picture) for picture in self.seen]}
+        counts = {"n": self.n, "exact": self.exact, "near": self.near, "plain": self.plain, "probed": self.probed}
+        return {"set": self.set} | counts | {"seen": [asdict(picture) for picture in self.seen]}
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Leakage:
         """The inverse of `row`."""
-        return cls(row["set"], row["n"], row["plain"], tuple(Seen(**picture) for picture in row["seen"]))
+        return cls(row["set"], row["n"], row["plain"], tuple(Seen(**picture) for picture in row["seen"]), row["probed"])

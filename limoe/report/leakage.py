@@ -18,7 +18,8 @@ NEAR = (
     "Byte for byte: the training set holds the same file. Nearly: perceptual hashes differ in a few bits at most. Of photos that "
     "is the same photo, saved again, resized or a little brighter; drawings and composed scenes may be near each other by a like "
     "outline, as flags or one gesture in two skin tones are. Plain pictures have no such hash: they are compared byte for byte "
-    "alone. What else a model that was not trained here has seen is not known."
+    "alone. Probed: tested pictures that are byte for byte among those that the set's own probes learn from. What else a model "
+    "that was not trained here has seen is not known."
 )
 
 
@@ -26,15 +27,16 @@ def warnings(evidence: Sequence[Evidence]) -> list[Block]:
     """A sentence for each reported set that leaks."""
     tests = reported_sets(evidence)
     return [
-        Prose(f"**Leakage**: {one.sentence}. [Scores without them](#leakage).")
+        Prose(f"**Leakage**: {sentence}. [What leaks](#leakage).")
         for one in evidence[0].leakage
-        if one.seen and one.set in tests
+        if one.set in tests
+        for sentence in one.sentences
     ]
 
 
 def leakage_section(evidence: Sequence[Evidence]) -> Section:
     """Every set's leaked pictures, and each contestant's main score without them."""
-    columns = ["Set", "Pictures", "Byte for byte", "Nearly", "Plain", "Score", *(title(one.name) for one in evidence)]
+    columns = ["Set", "Pictures", "Byte for byte", "Nearly", "Plain", "Probed", "Score", *(title(one.name) for one in evidence)]
     rows = [_row(leakage, evidence) for leakage in evidence[0].leakage]
     numeric = frozenset(range(1, len(columns))) - {columns.index("Score")}
     table = Table(
@@ -44,7 +46,7 @@ def leakage_section(evidence: Sequence[Evidence]) -> Section:
 
 
 def _row(leakage: Leakage, evidence: Sequence[Evidence]) -> list[Cell]:
-    counts = [leakage.n, leakage.exact, leakage.near, leakage.plain]
+    counts = [leakage.n, leakage.exact, leakage.near, leakage.plain, leakage.probed]
     metric = next((metric for metric in WITHOUT if (leakage.set, metric) in evidence[0].items), None)
     scores = [Cell("", sort=-1.0) if metric is None else _without(leakage, one, metric) for one in evidence]
     return [

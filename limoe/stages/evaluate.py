@@ -27,7 +27,7 @@ import torch
 from limoe.config import EvaluateParams, Params
 from limoe.data.prepared import Prepared
 from limoe.data.schema import SELECTION_SPLITS
-from limoe.dist import pick_device
+from limoe.dist import pick_device, threads
 from limoe.errors import UserError
 from limoe.evals.encoder import Encoder, Track
 from limoe.evals.leakage import Hasher, TrainingPictures
@@ -61,7 +61,7 @@ def run(params: Params, paths: Paths, contestant: str) -> None:
     with open_tracker(params.machine, paths.root, "limoe-evaluate", contestant) as tracker:
         tracker.set_tags({"git_commit": git_commit(), "contestant": contestant} | _health(paths.train(contestant)))
         tracker.log_dataset("prepared", prepared.hash, prepared.root)
-        with _threads(THREADS), atomic_directory(paths.evaluate(contestant)) as out:
+        with threads(THREADS), atomic_directory(paths.evaluate(contestant)) as out:
             if contestant in params.compare.others:
                 scores = _score_other(params, paths.root, contestant, prepared, external, device, out)
             else:
@@ -167,21 +167,9 @@ def _record_leakage(prepared: Prepared, external: Sequence[EvalSet], kept: Path,
     with _bars(name) as track:
         training = TrainingPictures(prepared, Hasher(kept, track))
         found = [training.leakage(data) for data in chain(external, open_splits(prepared))]
-    for leakage in found:
-        if leakage.seen:
-            print(f"evaluate {name}: {leakage.sentence}")
+    for sentence in chain.from_iterable(leakage.sentences for leakage in found):
+        print(f"evaluate {name}: {sentence}")
     write_json(out / LEAKAGE, [leakage.row() for leakage in found])
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """torch on `count` threads for the body."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

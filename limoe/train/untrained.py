@@ -91,13 +91,14 @@ class Rule:
 class Untrained:
     """seeds: of weights. pairs: that each of them saw. rules: all that the router can be told, or the name of one that has its
     own. chosen: the one that training will use. entropy: of the mean probabilities of text and of images, means over seeds and
-    blocks, its bias that of a routing group."""
+    blocks, its bias that of a routing group. start: what a training begins with instead, if `train.start_from` names it."""
 
     seeds: int
     pairs: int
     rules: tuple[Rule, ...]
     chosen: str
     entropy: tuple[EntropyBias, EntropyBias]
+    start: str | None = None
 
     @property
     def own(self) -> Rule:
@@ -111,9 +112,14 @@ class Untrained:
 
 
 def warnings(fresh: Untrained | None) -> Iterator[str]:
-    """What the untrained model gives reason to say: a modality that it hardly sees."""
+    """What the untrained model gives reason to say: that no training begins with it, or a modality that it hardly sees."""
     if fresh is None:
         return
+    if fresh.start is not None:
+        yield (
+            f"a training begins with the model of train.start_from ({fresh.start}), and not with an untrained one: what is said "
+            "of the first step is not true of it; limoe rehearse begins with that model"
+        )
     for modality, name in enumerate(MODALITIES):
         dropped = fresh.own.dropped[modality]
         if dropped.mean > MOST_DROPPED:
@@ -155,7 +161,8 @@ def untrained(params: Params, prepared: Prepared, track: Track) -> Untrained | N
     rules = tuple(Rule.of(name, [one[name] for one in drops]) for name in drops[0])
     chosen = params.model.moe.priority if len(rules) > 1 else rules[0].name
     entropy = tuple(EntropyBias(*map(fmean, zip(*of_modality, strict=True))) for of_modality in zip(*biases, strict=True))
-    return Untrained(params.balance.seeds, params.balance.batches * train.batch, rules, chosen, entropy)  # type: ignore[arg-type]
+    pairs = params.balance.batches * train.batch
+    return Untrained(params.balance.seeds, pairs, rules, chosen, entropy, train.start_from)  # type: ignore[arg-type]
 
 
 def fresh_task(params: Params, prepared: Prepared, seed: int) -> ContrastiveTask:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 from limoe.config import MachineParams, TowerParams, TrainParams
+from limoe.data import decoding, rowgroups
 from limoe.data.loader import PairLoader
 from limoe.data.prefetch import Prefetched
 from limoe.data.prepared import Prepared
@@ -316,3 +319,26 @@ def test_mean_brightness_of_jittered_scenes_stays_that_of_the_pictures(open_load
     pictures = np.mean([decode_uint8(r["image"], 16).numpy() for r in rows if r["source"] == "scenes"]) / 127.5 - 1
     batches = take(open_loader(mixture={"scenes": 1}, color_jitter=0.2), 30)
     assert abs(float(torch.stack([b.images_BCHW for b in batches]).mean()) - pictures) < 0.05
+
+
+def test_a_closed_loader_holds_no_rows_and_no_pictures(open_loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    def watched(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*arguments: Any) -> Any:
+            found = make(*arguments)
+            alive.append(weakref.ref(found))
+            return found
+
+        return made
+
+    monkeypatch.setattr(rowgroups, "RowGroup", watched(rowgroups.RowGroup))
+    monkeypatch.setattr(decoding, "decode_uint8", watched(decoding.decode_uint8))
+    loader = open_loader(workers=2)
+    take(loader, 3)
+    state = loader.state_dict()
+    assert sum(one() is not None for one in alive) > 10
+    loader.close()
+    gc.collect()
+    assert [one() for one in alive if one() is not None] == []
+    assert loader.state_dict() == state

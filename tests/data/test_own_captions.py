@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,20 @@ def test_flickr30k_and_kaggles_forms(tmp_path: Path, file: str, lines: str) -> N
     assert captions(read(tmp_path, path=f"set/{file}", images="set", kind="flickr")[0]) == {"images/0.jpg": ("A cat",)}
 
 
+def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
+    put(tmp_path / "set" / "0.jpg", 0)
+    with (tmp_path / "set" / "captions.txt").open("wb") as handle:
+        handle.write(b"image,caption\n0.jpg,")
+        handle.truncate(1 << 28)  # zeros, which take no room on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"captions\.txt: line 2 is longer than 1048576 characters"):
+            read(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    finally:
+        tracemalloc.stop()
+
+
 def test_names_in_captions_files_lead_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(picture())
     put(tmp_path / "set" / "0.jpg", 0)
@@ -166,7 +181,7 @@ def test_a_text_beside_each_picture(tmp_path: Path) -> None:
     assert rejected == [("dev/bad.jpg", "bad-row"), ("dev/link.jpg", "empty-caption"), ("dev/none.jpg", "empty-caption")]
     source = open_set("mine", SetParams(path="set"), tmp_path)
     (part,) = source.parts
-    assert {tmp_path / "set" / "train" / "a.jpg", tmp_path / "set" / "train" / "a.txt"} <= set(source.inputs(part))
+    assert {str(tmp_path / "set" / "train" / name) for name in ("a.jpg", "a.txt")} <= set(source.inputs(part))
     assert len(source.inputs(part)) == 2 * 6
 
 

@@ -15,6 +15,7 @@ from preparekit import picture
 
 from limoe.config import SetParams
 from limoe.data.sources import Candidate, Rejected, candidates
+from limoe.data.sources.places import find
 from limoe.data.sources.tars import members
 from limoe.data.sources.webdataset import WebDataset
 from limoe.errors import Reported, UserError
@@ -67,7 +68,7 @@ def test_a_part_is_a_tar_named_alike_wherever_the_set_lies(tmp_path: Path) -> No
     source = WebDataset("mine", SetParams(path="set"), tmp_path)
     assert [part.name for part in source.parts] == [f"sub/{name}.tar" for name in ("other", "train-0", "train-1", "val-0")]
     assert [c.key for c in source.candidates(source.parts[1])] == ["mine/sub/train-0/a"]
-    assert source.inputs(source.parts[1]) == [tmp_path / "set" / "sub" / "train-0.tar"]
+    assert source.inputs(source.parts[1]) == (str(tmp_path / "set" / "sub" / "train-0.tar"),)
     chosen = read(tmp_path, "set/sub/{train-{0..1},val-0}.tar")[0]
     assert [(c.key, c.split) for c in chosen] == [
         ("mine/train-0/a", "train"),
@@ -98,7 +99,7 @@ def test_any_address_of_fsspec_is_read(tmp_path: Path) -> None:
         memory.pipe(f"/bucket/{name}.tar", (tmp_path / "t.tar").read_bytes())
     keys = ["mine/00000/a", "mine/00001/a"]
     source = WebDataset("mine", SetParams(path="memory://bucket"), tmp_path)
-    assert [source.inputs(part) for part in source.parts] == [[], []]
+    assert [source.inputs(part) for part in source.parts] == [(f"memory:///bucket/{name}.tar",) for name in ("00000", "00001")]
     for path in ("memory://bucket", "memory://bucket/*.tar", "memory://bucket/{00000..00001}.tar"):
         assert [c.key for c in read(tmp_path, path)[0]] == keys
     assert [row[:2] for row in read(tmp_path, "memory://bucket/gone.tar")[1]] == [("gone.tar", "unreadable")]
@@ -255,3 +256,13 @@ def test_real_photos_arrive_as_they_are() -> None:
     assert {c.key.split("/")[-1]: c.image for c in found} == wanted
     assert {c.split for c in found} == {"val"}
     assert all(set(c.captions) == {" ".join(text.split()) for text in captions[c.key.split("/")[-1]]} for c in found)
+
+
+@pytest.mark.parametrize("project", ["my [old] pets", "a*b", "x{1,2}", "plain"])
+def test_the_projects_own_path_is_no_pattern(tmp_path: Path, project: str) -> None:
+    root = tmp_path / project
+    for name in ("set/one.tar", "set[1]/two.tar"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    expected = {"set/*.tar": "one.tar", "*/one.tar": "set/one.tar", "set[1]": "two.tar"}
+    assert {given: find(root, given, (".tar",))[0].name for given in expected} == expected

@@ -29,7 +29,7 @@ from limoe.data.ingest import ingest
 from limoe.data.parts import Plan, Workshop
 from limoe.data.prepared import Prepared
 from limoe.data.sources import Candidate, Part, Rejected, build
-from limoe.data.sources.listed import Picture
+from limoe.data.sources.listing import Picture
 from limoe.data.sources.scenes import ScenesSource
 from limoe.data.sources.table import Table
 from limoe.data.workers import Here, Workers, open_workers
@@ -275,8 +275,9 @@ def test_other_params_do_not_go_on_from_it(tmp_path: Path) -> None:
     assert not stale.exists()
 
 
-def test_other_files_elsewhere_do_not_go_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as before under other names: nothing else tells, where a file has neither size nor time."""
+@pytest.mark.parametrize("new", ["a", "b"])
+def test_other_files_elsewhere_do_not_go_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: str) -> None:
+    """As many as before under other names, or of the same name and size but written anew."""
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -293,10 +294,11 @@ def test_other_files_elsewhere_do_not_go_on_from_it(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         killed.setattr("limoe.data.ingest._write", interrupted)
         stage.run(params, Paths(tmp_path))
-    memory.mv("/elsewhere/a.tar", "/elsewhere/b.tar")
-    memory.pipe("/elsewhere/b.tar", (tmp_path / "b.tar").read_bytes())
+    memory.rm("/elsewhere/a.tar")
+    memory.pipe(f"/elsewhere/{new}.tar", (tmp_path / "b.tar").read_bytes())
     stage.run(params, Paths(tmp_path))
-    assert Prepared(tmp_path / "data" / "prepared").table("train", ["key"])["key"].to_pylist() == ["mine/b/b"]
+    assert Prepared(tmp_path / "data" / "prepared").table("train", ["key"])["key"].to_pylist() == [f"mine/{new}/b"]
+    memory.rm("/elsewhere", recursive=True)
 
 
 def interrupted(*_: object) -> None:

@@ -156,6 +156,16 @@ def test_a_caption_too_frequent_for_a_source_of_many_windows_is_refused_when_its
         run(sampler, STEPS)
 
 
+def test_row_groups_larger_than_a_window_are_windows() -> None:
+    """A class a row group, and windows asked for that are smaller: whoever needs three classes goes through two groups first."""
+    classes = [[f"class {i // 40}"] for i in range(400)]
+    drawn, _ = run(sampler_of(0, STEPS, [3], source("a", classes, group=40, window=1)), 100)
+    assert all(len({pick.index // 40 for pick in picks}) == 3 for picks in drawn)
+    skewed = [["cat"]] * 5 + [[str(i)] for i in range(15)]
+    with pytest.raises(UserError, match=r"the caption 'cat' stands on 5 of its 20 training rows"):
+        sampler_of(0, 81, [5], source("a", skewed, group=20, window=5))  # one group is one window: known beforehand
+
+
 def test_few_row_groups_are_in_memory_however_many_rows_wait() -> None:
     rows = [[f"{i // 2}"] for i in range(4000)]
     sampler = sampler_of(0, 10_000, [16], source("a", rows, group=5, window=50))

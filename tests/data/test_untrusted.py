@@ -88,6 +88,19 @@ def test_bombs_end_within_a_gigabyte_and_some_seconds() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("where", ["Image.open", "to_rgb"])
+def test_a_machine_without_memory_is_no_broken_picture(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    image = saved(RED, "PNG")
+    monkeypatch.setattr(f"limoe.data.verify.{where}", exhausted)
+    with pytest.raises(MemoryError):
+        measure(image, MAX_PIXELS)
+    with pytest.raises(BadImage, match="too-many-pixels"):  # told by its size, before
+        measure(image, RED.width * RED.height - 1)
+
+
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation,size", [(1, (20, 16)), (3, (20, 16)), (6, (16, 20)), (8, (16, 20))])
 def test_the_size_is_that_of_the_upright_picture(fmt: str, orientation: int, size: tuple[int, int]) -> None:

@@ -105,6 +105,20 @@ def test_a_set_of_the_user_s_own_is_looked_through_likewise(prepared: Prepared, 
     assert [picture.key for picture in training(prepared, tmp_path / "kept").leakage(own).seen] == list(keys[1:])
 
 
+def test_test_pictures_that_a_probe_learns_from_are_counted(prepared: Prepared, tmp_path: Path) -> None:
+    """Byte for byte, and those with a label alone: no others are tested."""
+    whole = EvalSet.of("test", prepared.table("test", COLUMNS)).take(range(4))
+    data = replace(whole, name="own", labels=("cat", "dog", None, "cat"))
+    learnt = [encode(NEW[3]), encode(NEW[2]), encode(NEW[0]), encode(NEW[0]), encode(NEW[1], "JPEG")]
+    train = EvalSet("own/train", tuple("abcde"), Column(pa.chunked_array([learnt])), ((),) * 5, ("cat",) * 5, tuple("abcde"))
+    found = training(prepared, tmp_path).leakage(replace(data, train=train))
+    assert (found.probed, found.seen, Leakage.of(found.row())) == (2, (), found)
+    assert found.sentences == [
+        "2 of the 4 pictures of own are byte for byte among those that its probes learn from, which flatters their scores"
+    ]
+    assert training(prepared, tmp_path).leakage(data).sentences == []
+
+
 def test_no_picture_is_hashed_twice(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = EvalSet.of("test", prepared.table("test", COLUMNS))
     first = training(prepared, tmp_path).leakage(data)

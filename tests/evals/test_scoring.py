@@ -51,6 +51,17 @@ def test_scores_of_open_clips_model_are_those_by_hand(clip: tuple[Path, Any]) ->
     assert scores[2][0] == scores[2][2]  # the same words
 
 
+def test_the_callers_number_of_threads_is_its_own_again(clip: tuple[Path, Any]) -> None:
+    folder, _ = clip
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        OpensScorer.of(LocalModel(path=folder.name), folder.parent, "cpu")()(PICTURES, CAPTIONS)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 @torch.no_grad()
 def test_scores_of_our_model_are_those_of_each_pair_alone(tmp_path: Path) -> None:
     params = tiny_params()

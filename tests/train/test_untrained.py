@@ -164,3 +164,14 @@ def test_a_modality_that_is_hardly_seen_is_worth_a_word() -> None:
     assert told.startswith("under first-come an untrained model drops 70% of text, 0 points more or less")
     assert "(30% under bpr)" in told
     assert list(warnings(replace(poor, chosen="bpr"))) == list(warnings(None)) == []
+    (told,) = warnings(replace(poor, chosen="bpr", start="runs/train/dense"))
+    assert told.startswith(
+        "a training begins with the model of train.start_from (runs/train/dense), and not with an untrained one"
+    )
+
+
+def test_what_a_training_begins_with_instead_is_kept(prepared: Prepared) -> None:
+    for overrides, start in (((), None), (("contestants.limoe.start_from=runs/train/dense",), "runs/train/dense")):
+        found = untrained(asked("balance.seeds=1", "balance.batches=1", *overrides), prepared, quietly)
+        assert found is not None
+        assert found.start == start

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from limoe.data.formats.folders import pictures_below
+from limoe.data.scratch import scratch, to_blob, to_path
 from limoe.errors import UserError
 from limoe.files import read_json
 
+LINE = 1 << 20
 FLICKR = (
     "dataset_flickr8k.json",
     "dataset_flickr30k.json",
@@ -52,10 +55,13 @@ def from_json(file: Path) -> list[Captioned]:
 def from_lines(file: Path) -> Iterator[tuple[int, str, str]]:
     """(line, name, caption) of `name#0<tab>caption`, or of Kaggle's `image,caption` or `image_name| comment_number| comment`.
 
-    Name or caption is empty where the line has none. Bytes that are no UTF-8 come as lone surrogates.
+    Name or caption is empty where the line has none. Bytes that are no UTF-8 come as lone surrogates. UserError for a line of
+    LINE characters, which is no name and caption.
     """
     with file.open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
-        for number, line in enumerate(handle, 1):
+        for number, line in enumerate(iter(partial(handle.readline, LINE), ""), 1):
+            if len(line) == LINE:
+                raise UserError(f"{file}: line {number} is longer than {LINE} characters")
             name, caption = _parted(line)
             if number > 1 or name not in ("image", "image_name"):
                 yield number, name.strip().split("#")[0], caption.strip()
@@ -67,21 +73,28 @@ def names_of_split(file: Path) -> list[str]:
 
 
 class PicturesBelow:
-    """The pictures below a folder, by their paths there and by names that only one of them has."""
+    """The pictures below a folder, by their paths there and by names that only one of them has; in a scratch file."""
 
     def __init__(self, root: Path) -> None:
         """Look for them."""
-        paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
-        called = Counter(path.name for path in paths)
-        named = {path.name: path for path in paths if called[path.name] == 1}
-        self._paths = named | {path.relative_to(root).as_posix(): path for path in paths}
+        self._root = root
+        self._file = scratch("CREATE TABLE pictures (path PRIMARY KEY, name) WITHOUT ROWID;")
+        paths = map(to_blob, pictures_below(root))
+        self._file.executemany("INSERT INTO pictures VALUES (?, ?)", ((path, path.rpartition(b"/")[2]) for path in paths))
+        self._file.execute("CREATE INDEX names ON pictures (name)")
 
     def __bool__(self) -> bool:
-        return bool(self._paths)
+        return self._file.execute("SELECT 1 FROM pictures LIMIT 1").fetchone() is not None
 
-    def find(self, name: str) -> Path | None:
-        """The picture that is meant; None if there is none, or several. Captions may tell less of its folders, or other ones."""
-        return self._paths.get(name) or self._paths.get(name.rpartition("/")[2])
+    def find(self, name: str) -> str | None:
+        """The path of the picture that is meant; None if there is none, or several. Captions may tell less of its folders, or
+        other ones."""
+        for known in map(to_blob, (name, name.rpartition("/")[2])):
+            found = self._file.execute("SELECT path FROM pictures WHERE path = ?", (known,)).fetchall()
+            found = found or self._file.execute("SELECT path FROM pictures WHERE name = ? LIMIT 2", (known,)).fetchall()
+            if len(found) == 1:
+                return to_path(found[0][0])
+        return None
 
 
 def _name(name: Any) -> str:

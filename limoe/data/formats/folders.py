@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from limoe.errors import UserError
@@ -23,16 +25,33 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
 
 
-def class_pictures(root: Path) -> list[Path]:
-    """`root/CLASS/*.jpg`, a class after the other. UserError if there are no class folders, one is empty, or pictures lie beside
-    them."""
+def pictures_below(root: Path, ahead: str = "") -> Iterator[str]:
+    """Paths in `root` of the visible pictures in it and its folders, links to folders left out, in the order of the paths' parts.
+
+    In memory are the names of one folder, and of those that it lies in. ahead: stands before each path. A folder that may not be
+    read holds nothing.
+    """
+    try:
+        with os.scandir(root / ahead) as entries:
+            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if entry.name[0] != ".")
+    except PermissionError:
+        return
+    for name, folder in found:
+        if folder:
+            yield from pictures_below(root, f"{ahead}{name}/")
+        elif name.lower().endswith(SUFFIXES):
+            yield ahead + name
+
+
+def class_pictures(root: Path) -> Iterator[Path]:
+    """`root/CLASS/*.jpg`, a class after the other, of which one is in memory. UserError if there are no class folders, one is
+    empty, or pictures lie beside them."""
     if loose := pictures_in(root):
         raise UserError(f"{root}: {loose[0].name} lies beside the class folders; a picture must lie in the folder of its class")
-    found: list[Path] = []
-    for folder in subfolders(root):
+    classes = subfolders(root)
+    for folder in classes:
         if not (mine := pictures_in(folder)):
             raise UserError(f"{folder}: a class folder without a picture; allowed suffixes are {', '.join(SUFFIXES)}")
-        found += mine
-    if not found:
+        yield from mine
+    if not classes:
         raise UserError(f"{root}: no class folders here; pictures must lie in {root.name}/CLASS/*.jpg")
-    return found

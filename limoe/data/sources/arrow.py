@@ -15,7 +15,7 @@ from limoe.data.sources.base import Part, Rejected
 from limoe.data.sources.columns import Columns, choose
 from limoe.data.sources.images import ImageFolder
 from limoe.data.sources.own import Item, OwnSource
-from limoe.data.sources.places import Place, counted, here
+from limoe.data.sources.places import Place, counted
 from limoe.data.sources.splits import named_splits
 from limoe.data.sources.table import images_folder
 from limoe.data.verify import BadImage
@@ -60,9 +60,9 @@ class InColumns(OwnSource):
             detail = " ".join(str(error).split())[:300]
             yield self.rejected(f"{place.name}/{part.start}", BadImage("unreadable", f"broken from here on: {detail}"))
 
-    def inputs(self, part: Part) -> Sequence[Path]:
-        """The file, if it is here; pictures that its rows name are not looked up."""
-        return here(self.places[part.name])
+    def inputs(self, part: Part) -> Sequence[str]:
+        """The file; pictures that its rows name are not looked up."""
+        return (self.places[part.name].address,)
 
     def provenance(self) -> dict[str, Any]:
         """Number of files, and their bytes where they are here."""

@@ -86,9 +86,9 @@ class Source(Protocol):
     def candidates(self, part: Part) -> Iterator[Candidate | Rejected]:
         """Every input of the part, once, always in the same order; lazily, so that a large part never lies in memory."""
 
-    def inputs(self, part: Part) -> Sequence[Path]:
-        """The files of this disk that the part is read from. A part that a killed run has finished is read again if the size or
-        time of one has changed; those of packages and what `provenance` hashes need no mention."""
+    def inputs(self, part: Part) -> Sequence[str]:
+        """Paths and addresses of the files that the part is read from. A part that a killed run has finished is read again if one
+        has changed (limoe.data.sources.states); those of packages and what `provenance` hashes need no mention."""
 
     def provenance(self) -> dict[str, Any]:
         """What of it goes into the manifest beside the packages: plain values, no absolute path."""

@@ -11,7 +11,8 @@ from limoe.config import SetParams
 from limoe.data.formats.captioned import FLICKR, PicturesBelow, from_json, from_lines, names_of_split
 from limoe.data.sources.base import Rejected
 from limoe.data.sources.images import ImageFolder
-from limoe.data.sources.listed import Listed, Picture, Told
+from limoe.data.sources.listed import Listed, Told
+from limoe.data.sources.listing import Picture
 from limoe.data.sources.places import Place, find
 from limoe.data.sources.splits import WORDS, named_splits
 from limoe.data.sources.table import images_folder
@@ -47,7 +48,7 @@ class Captioned(Listed):
                 if path is None:
                     yield self.rejected(row.image, BadImage("missing-file", MISSING), row.where)
                 else:
-                    row.image = path.relative_to(self._folder).as_posix()
+                    row.image = path
                     yield row
 
     def files(self, picture: Picture) -> Sequence[Path]:

@@ -128,7 +128,7 @@ class EmojiSource:
                     size=(self._size, self._size),
                 )
 
-    def inputs(self, part: Part) -> Sequence[Path]:  # noqa: ARG002  the same for all parts
+    def inputs(self, part: Part) -> Sequence[str]:  # noqa: ARG002  the same for all parts
         """None: packages are checked against data/sources.yaml."""
         return ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from limoe.config import SetParams
@@ -11,7 +12,8 @@ from limoe.data.formats.classes import read_classes
 from limoe.data.formats.folders import class_pictures, subfolders
 from limoe.data.sources.base import Rejected
 from limoe.data.sources.images import ImageFolder
-from limoe.data.sources.listed import Listed, Picture, Told
+from limoe.data.sources.listed import Listed, Told
+from limoe.data.sources.listing import Picture
 from limoe.data.sources.splits import WORDS, folder_splits
 
 
@@ -24,17 +26,20 @@ class ImageFolderSet(Listed):
         self._images = ImageFolder(folder, root)
         tops = [top.name for top in subfolders(folder)]
         splits = all(top.lower() in WORDS and subfolders(folder / top) for top in tops)
+        self._tops = tops if splits else [""]
         self._splits = folder_splits(f"{top}/" for top in tops)
-        self._paths = [path.relative_to(folder) for top in (tops if splits else [""]) for path in class_pictures(folder / top)]
+        self._labels: dict[str, None] = {}
         super().__init__(name, params, root)
         if params.classes:
-            labels = [path.parent.name for path in self._paths]
-            self.classes = replace(self.classes, names_of=read_classes(root / params.classes, labels, folder))
+            self.classes = replace(self.classes, names_of=read_classes(root / params.classes, list(self._labels), folder))
 
     def rows(self) -> Iterator[Told | Rejected]:
         """A picture each."""
-        for path in self._paths:
-            yield Told("", path.as_posix(), label=path.parent.name, by_file=self._splits.get(path.parts[0]))
+        folder = self._images.folder
+        for path in chain.from_iterable(class_pictures(folder / top) for top in self._tops):
+            name, label = path.relative_to(folder), path.parent.name
+            self._labels[label] = None
+            yield Told("", name.as_posix(), label=label, by_file=self._splits.get(name.parts[0]))
 
     def files(self, picture: Picture) -> Sequence[Path]:
         """The picture's."""

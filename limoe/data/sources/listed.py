@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from limoe.config import SetParams
 from limoe.data.sources import texts
 from limoe.data.sources.base import Part, Rejected
+from limoe.data.sources.listing import Listing, Picture
 from limoe.data.sources.own import Item, OwnSource
 from limoe.data.sources.splits import understood
 from limoe.data.verify import BadImage
@@ -42,43 +42,21 @@ class Told:
     later: bool = False
 
 
-@dataclass(slots=True)
-class Picture:
-    """What all rows say about one image."""
-
-    path: str
-    held: Any = None
-    captions: list[str] = field(default_factory=list)
-    label: str | None = None
-    split: str | None = None
-    group: str | None = None
-
-    @property
-    def split_group(self) -> str:
-        """The named group, else the path without its suffix."""
-        return self.group or posixpath.splitext(self.path)[0]
-
-
 class Listed(OwnSource):
     """A set that is a list of pictures; a kind adds the rows, and how a picture is opened."""
 
     def __init__(self, name: str, params: SetParams, root: Path) -> None:
         """Read the rows, no picture; UserError as the kind says."""
         super().__init__(name, params, root)
-        self._refused: list[Rejected] = []
-        self._pictures: dict[str, Picture] = {}
+        self._listing = Listing()
         for row in self.rows():
             if isinstance(row, Rejected):
-                self._refused.append(row)
+                self._listing.refuse(row)
                 continue
             try:
                 self._take(row)
             except BadImage as error:
-                self._refused.append(self.rejected(row.image, error, row.where))
-        self._group_splits: dict[str, str] = {}
-        for picture in self._pictures.values():
-            if picture.split:
-                self._group_splits.setdefault(picture.split_group, picture.split)
+                self._listing.refuse(self.rejected(row.image, error, row.where))
 
     @abstractmethod
     def rows(self) -> Iterator[Told | Rejected]:
@@ -99,39 +77,43 @@ class Listed(OwnSource):
     @property
     def total(self) -> int:
         """One candidate a picture, and the rows that were rejected."""
-        return len(self._pictures) + len(self._refused)
+        return sum(self._listing.counts)
 
     @property
     def parts(self) -> Sequence[Part]:
         """The rejected rows, then the pictures in the order of their first rows."""
-        rows = [Part(REFUSED, 0, len(self._refused))] if self._refused else []
-        return [*rows, *Part.split(PICTURES, len(self._pictures), PART_PICTURES)]
+        pictures, refused = self._listing.counts
+        rows = [Part(REFUSED, 0, refused)] if refused else []
+        return [*rows, *Part.split(PICTURES, pictures, PART_PICTURES)]
 
     def items(self, part: Part) -> Iterator[Item | Rejected]:
         """What the part has of either."""
         if part.name == REFUSED:
-            yield from self._refused
+            yield from self._listing.refused()
             return
-        for picture in islice(self._pictures.values(), part.start, part.stop):
+        for picture in self._chosen(part):
             try:
                 split, group = self._split(picture), picture.split_group
                 yield Item(picture.path, self.image(picture), self.spoken(picture), picture.label, split, group)
             except BadImage as error:
                 yield self.rejected(picture.path, error)
 
-    def inputs(self, part: Part) -> Sequence[Path]:
+    def inputs(self, part: Part) -> Sequence[str]:
         """Its pictures' files, and what else a kind reads with them."""
         if part.name == REFUSED:
             return ()
-        chosen = islice(self._pictures.values(), part.start, part.stop)
-        return [file for picture in chosen if picture.held is None for file in self.files(picture)]
+        return [str(file) for picture in self._chosen(part) if picture.held is None for file in self.files(picture)]
 
     def provenance(self) -> dict[str, Any]:
         """Number of pictures that are listed, and a hash of the list, rejected rows included."""
-        digest = hashlib.sha256()
-        for row in chain(self._refused, self._pictures.values()):
+        digest, pictures = hashlib.sha256(), self._listing.counts[0]
+        for row in chain(self._listing.refused(), self._listing.pictures(0, pictures)):
             digest.update(repr(row).encode())
-        return {**super().provenance(), "pictures": len(self._pictures), "listed": digest.hexdigest()}
+        return {**super().provenance(), "pictures": pictures, "listed": digest.hexdigest()}
+
+    def _chosen(self, part: Part) -> Iterator[Picture]:
+        """The part's pictures."""
+        return self._listing.pictures(part.start, self._listing.counts[0] if part.stop is None else part.stop)
 
     def _take(self, row: Told) -> None:
         """Add the row to its picture; BadImage if it cannot be."""
@@ -142,7 +124,11 @@ class Listed(OwnSource):
         captions = texts.captions(row.captions)
         if not captions and "label" not in said and not row.later:
             raise BadImage("empty-caption", "no caption, or one of white space alone")
-        picture = self._pictures.get(row.image) or Picture(row.image, row.held)
+        if not self._listing.add(Picture(row.image, row.held, list(captions), **said)):
+            self._merge(self._listing[row.image], said, captions)
+
+    def _merge(self, picture: Picture, said: Mapping[str, str], captions: Sequence[str]) -> None:
+        """Add what a further row says to the picture; BadImage if it cannot be."""
         for name, value in said.items():
             if getattr(picture, name) not in (None, value):
                 raise BadImage(
@@ -154,12 +140,12 @@ class Listed(OwnSource):
         for name, value in said.items():
             setattr(picture, name, value)
         picture.captions += fresh
-        self._pictures[row.image] = picture
+        self._listing.replace(picture)
 
     def _split(self, picture: Picture) -> str | None:
         """By name, or by the group's other pictures, if either names one; BadImage if they name two."""
         group = picture.split_group
-        split = self._group_splits.get(group)
+        split = self._listing.split_of(group)
         if picture.split not in (None, split):
             raise BadImage("split-conflict", f"split {picture.split}, but an earlier row puts the group {group!r} into {split}")
         return split

@@ -67,7 +67,7 @@ class OwnSource(ABC):
         """What is in the part, in order."""
 
     @abstractmethod
-    def inputs(self, part: Part) -> Sequence[Path]:
+    def inputs(self, part: Part) -> Sequence[str]:
         """See Source."""
 
     def provenance(self) -> dict[str, Any]:

@@ -50,19 +50,13 @@ def find(root: Path, given: str, suffixes: Sequence[str]) -> list[Place]:
         raise UserError(f"{given}: no such file as {missing[0]}")
     if not found:
         raise UserError(f"{given}: no file here{f' that ends in {_listed(suffixes)}' if suffixes else ''}")
-    start = _from(root, given)
-    base = _base(start, found == [start])
+    base = _from(root, _base(root, given, found == [_from(root, given)]))
     return [Place(legible(posixpath.relpath(address, base)), address) for address in dict.fromkeys(found)]
 
 
 def base_of(root: Path, given: str, places: Sequence[Place]) -> str:
     """Where the names of the places that `find` found begin: a folder from `root`, or an address, as `given` has it."""
-    return _base(given, [place.address for place in places] == [_from(root, given)])
-
-
-def here(place: Place) -> list[Path]:
-    """The file's path, if it is on this machine's disk."""
-    return [] if is_remote(place.address) else [Path(place.address)]
+    return _base(root, given, [place.address for place in places] == [_from(root, given)])
 
 
 def counted(places: Collection[Place]) -> dict[str, int | None]:
@@ -82,7 +76,8 @@ def _local(root: Path, pattern: str, suffixes: Sequence[str]) -> list[str]:
         ]
     if path.is_file():
         return [str(path)]
-    return [file for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).is_file()]
+    below = glob.glob(pattern, root_dir=root, recursive=True)  # a sign in the root's own path stands for itself
+    return [str(file) for name in sorted(below) if (file := root / name).is_file()]
 
 
 def _remote(root: Path, pattern: str, suffixes: Sequence[str]) -> list[str]:  # noqa: ARG001  addresses are from nowhere
@@ -108,12 +103,13 @@ def _from(root: Path, given: str) -> str:
     return given if is_remote(given) else str(root / given)
 
 
-def _base(given: str, is_file: bool) -> str:
-    """What names are relative to: a folder that is given, else what stands before the first pattern, whatever is found."""
+def _base(root: Path, given: str, is_file: bool) -> str:
+    """What names are relative to, as `given` has it: a folder that is given, else what stands before the first pattern, whatever
+    is found."""
     if is_file:
         return posixpath.dirname(given)
     first = min((at for sign in MAGIC if (at := given.find(sign)) >= 0), default=None)
-    if first is None:
+    if first is None or (root / given).is_dir():
         return given.rstrip("/")
     return posixpath.dirname(given[:first])
 

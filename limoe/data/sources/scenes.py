@@ -92,7 +92,7 @@ class ScenesSource:
             image = png(render(scene, self._params.canvas, self._sprite), compress_level=1)
             yield Candidate(key, "scenes", part.name, image, (scene.caption,), key, None, (self._params.canvas,) * 2)
 
-    def inputs(self, part: Part) -> Sequence[Path]:  # noqa: ARG002  the same for all parts
+    def inputs(self, part: Part) -> Sequence[str]:  # noqa: ARG002  the same for all parts
         """None: packages are checked against data/sources.yaml."""
         return ()
 

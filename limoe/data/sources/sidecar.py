@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from limoe.config import SetParams
-from limoe.data.formats.folders import SUFFIXES
+from limoe.data.formats.folders import SUFFIXES, pictures_below
 from limoe.data.sources import texts
 from limoe.data.sources.base import Rejected
 from limoe.data.sources.images import ImageFolder
-from limoe.data.sources.listed import Listed, Picture, Told
-from limoe.data.sources.places import find
+from limoe.data.sources.listed import Listed, Told
+from limoe.data.sources.listing import Picture
 from limoe.data.sources.splits import folder_splits
 from limoe.data.verify import BadImage
 from limoe.errors import UserError
@@ -25,13 +25,14 @@ class Sidecar(Listed):
         if not (root / params.path).is_dir():
             raise UserError(f"{params.path}: must be a folder, of pictures with a .txt each")
         self._images = ImageFolder(root / params.path, root)
-        self._names = [place.name for place in find(root, params.path, SUFFIXES)]
         super().__init__(name, params, root)
+        if not self.total:
+            raise UserError(f"{params.path}: no file here that ends in {', '.join(SUFFIXES)}")
 
     def rows(self) -> Iterator[Told | Rejected]:
         """A picture each; its text is read with it."""
-        splits = folder_splits(self._names)
-        for name in self._names:
+        splits = folder_splits(pictures_below(self._images.folder))
+        for name in pictures_below(self._images.folder):
             yield Told("", name, by_file=splits.get(name.split("/")[0]), later=True)
 
     def files(self, picture: Picture) -> Sequence[Path]:

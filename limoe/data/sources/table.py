@@ -14,7 +14,8 @@ from limoe.data.sources import texts
 from limoe.data.sources.base import Rejected
 from limoe.data.sources.columns import Columns, choose
 from limoe.data.sources.images import DATA, ImageFolder, decoded, inside
-from limoe.data.sources.listed import Listed, Picture, Told
+from limoe.data.sources.listed import Listed, Told
+from limoe.data.sources.listing import Picture
 from limoe.data.sources.places import Place, find
 from limoe.data.sources.rows import SUFFIXES, Row, read_row, read_rows
 from limoe.data.sources.splits import named_splits

@@ -20,7 +20,7 @@ from limoe.data.schema import TRAIN, InTar
 from limoe.data.sources.base import Candidate, Part, Rejected
 from limoe.data.sources.images import MAX_BYTES
 from limoe.data.sources.own import Item, OwnSource
-from limoe.data.sources.places import Place, base_of, counted, find, here
+from limoe.data.sources.places import Place, base_of, counted, find
 from limoe.data.sources.splits import named_splits
 from limoe.data.sources.tars import Member, members
 from limoe.data.verify import BadImage
@@ -75,9 +75,9 @@ class WebDataset(OwnSource):
             raise BadImage("not-in-place", "compressed, or a sparse member: with in_place a picture must lie in its tar as it is")
         return replace(found, stays=InTar(item.tar, item.offset, len(item.image)))
 
-    def inputs(self, part: Part) -> Sequence[Path]:
-        """The tar, if it is here."""
-        return here(self._places[part.name])
+    def inputs(self, part: Part) -> Sequence[str]:
+        """The tar."""
+        return (self._places[part.name].address,)
 
     def provenance(self) -> dict[str, Any]:
         """Number of tars, and their bytes where they are here; with `in_place`, where their names begin."""
