@@ -18,9 +18,9 @@ from torch import Tensor
 
 from limoe.config import ProbeParams
 from limoe.evals.encoder import Encoder
-from limoe.evals.linear import Linear, logistic, ridge
+from limoe.evals.linear import UNSETTLED, Linear, logistic, ridge
 from limoe.evals.metrics import LINEAR_PROBE, few_shot
-from limoe.evals.ranking import ranks
+from limoe.evals.ranking import TIE, ranks
 from limoe.evals.sets import EvalSet, Items, Outcome, Score
 from limoe.evals.shots import divide, draw, feasible, shuffled
 
@@ -55,7 +55,7 @@ class Probe:
                 extra.append(Score(f"{few_shot(count)}/sd", stdev(hits_SN.mean(1).tolist()), len(hits_SN)))
         if full:
             l2, held, classifier = self._full(train_MD, encoder)
-            values[LINEAR_PROBE] = self._hits(classifier, test_ND, self._target_N).numpy()
+            values[LINEAR_PROBE] = self._hits(classifier, test_ND, self._target_N, UNSETTLED).numpy()
             extra.append(Score(f"{LINEAR_PROBE}/l2", l2, held))
         keys, groups = (tuple(part[row] for row in self._data.labelled) for part in (self._data.keys, self._data.groups))
         return Outcome(self.name, (Items(keys, groups, values),), tuple(extra))
@@ -76,14 +76,14 @@ class Probe:
         grid, start = sorted(self._params.full_l2, reverse=True), None
         for place in encoder.tracked(range(len(grid)), f"{self.name}: linear probe"):
             start = self._logistic(train_MD, learn, grid[place], start)
-            found.append((float(self._hits(start, train_MD[held], self._target_M[held]).sum()), grid[place]))
+            found.append((float(self._hits(start, train_MD[held], self._target_M[held], UNSETTLED).sum()), grid[place]))
         best = max(found)[1]
         return best, len(held), self._logistic(train_MD, torch.arange(len(train_MD)), best, None)
 
     def _logistic(self, train_MD: Tensor, rows: Tensor, l2: float, start: Linear | None) -> Linear:
         return logistic(train_MD[rows], self._target_M[rows].to(train_MD.device), self._classes, l2, self._chunk, start)
 
-    def _hits(self, classifier: Linear, x_ND: Tensor, target_N: Tensor) -> Tensor:
-        """float64 (N,): 1 for a hit; equal scores count against the model."""
+    def _hits(self, classifier: Linear, x_ND: Tensor, target_N: Tensor, tie: float = TIE) -> Tensor:
+        """float64 (N,): 1 for a hit; scores within `tie` are equal, and count against the model."""
         pieces = zip(torch.split(x_ND, self._chunk), torch.split(target_N, self._chunk), strict=True)
-        return torch.cat([(ranks(classifier.scores(part_ND).cpu(), part_N) == 0).double() for part_ND, part_N in pieces])
+        return torch.cat([(ranks(classifier.scores(part_ND).cpu(), part_N, tie) == 0).double() for part_ND, part_N in pieces])

@@ -17,12 +17,12 @@ def similarity(a_ND: Tensor, b_MD: Tensor) -> Tensor:
     return a_ND @ b_MD.T
 
 
-def ranks(scores_NC: Tensor, target_N: Tensor) -> Tensor:
-    """int64 (N,): how many *other* candidates score at least as high as the true one; 0 is a hit at 1.
+def ranks(scores_NC: Tensor, target_N: Tensor, tie: float = TIE) -> Tensor:
+    """int64 (N,): how many *other* candidates score at least as high as the true one, but for `tie`; 0 is a hit at 1.
 
     >>> import torch
     >>> ranks(torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.2, 0.2]]), torch.tensor([2, 0]))
     tensor([1, 2])
     """
     true_N1 = scores_NC.gather(1, target_N[:, None])
-    return (scores_NC >= true_N1 - TIE).sum(1) - 1
+    return (scores_NC >= true_N1 - tie).sum(1) - 1
