@@ -8,7 +8,6 @@ for more seeds or other variants.
 from __future__ import annotations
 
 import base64
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from prefect import flow
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from flows.pipeline import artifact_key
-from flows.request import plainly, with_budget
+from flows.progress import PlannedProgress
+from flows.request import Address, Concurrency, ParamsFile, Runner, plainly, with_budget
 from flows.temporary import end_server_with_us
 from flows.trials import check_runner, run_all, task_runner
 from limoe.config import Params
@@ -31,8 +31,6 @@ from limoe.sweep.outcome import Outcome
 from limoe.sweep.pages import CSV, MARKDOWN, PAGE, PLOTS, report_ablation
 from limoe.sweep.record import EXPERIMENT, open_recorder
 from limoe.sweep.work import Work
-
-MINUTE = 60  # seconds
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,11 @@ def run_ablation(request: Request) -> None:
             print(f"not run: {key} ({why})")
         with open_recorder(params.machine, paths.root, study.folder, described) as recorder:
             recorder.catch_up()
-            start, before = time.monotonic(), study.ended
+            progress = PlannedProgress(study)
 
             def ended(work: Work, outcome: Outcome) -> None:
                 recorder.attempt(work.folder)
-                print(_line(study, work, outcome, (time.monotonic() - start) / max(1, study.ended - before)))
+                print(progress.line(work, outcome))
 
             runner = task_runner(request.runner, request.address, request.concurrency)
             run_all(study, runner, request.concurrency, paths.prepared, params.train.threads, ended)
@@ -103,15 +101,6 @@ def run_ablation(request: Request) -> None:
         publish(study.folder)
     print(headline(found.to_dict()))
     print(f"MLflow: experiment {EXPERIMENT}, run {request.name}; table: {study.folder / CSV}; next: open {study.folder / PAGE}")
-
-
-def _line(study: Ablation, work: Work, outcome: Outcome, seconds: float) -> str:
-    """A trial that has ended, and an estimate of the minutes left at so many seconds a trial."""
-    loss = "" if outcome.loss is None else f", loss {outcome.loss:.3f}"
-    why = "" if outcome.kind == "ok" else f" ({outcome.evidence})"
-    left = (study.planned - study.ended) * seconds / MINUTE
-    which = f"{study.group_of(work)} seed {work.seed}"
-    return f"{study.ended} of {study.planned}: {which}: {outcome.kind}{loss}{why}; about {left:.0f} min left"
 
 
 def publish(folder: Path) -> None:
@@ -129,10 +118,10 @@ def main(
     only: str = typer.Option("", help="Groups or variants, such as aux,priority/first-come; all of them otherwise."),
     seeds: int = typer.Option(3, help="Trainings of each variant; may be raised later."),
     reports: int = typer.Option(1, help="How often a trial measures its loss, the last at its end."),
-    concurrency: int = typer.Option(1, help="Trials at a time; times train.threads no more than this machine's cores."),
-    runner: str = typer.Option("local", help="local (processes here) or dask."),
-    address: str | None = typer.Option(None, help="Of a Dask scheduler; without one, workers are started here."),
-    params: str = typer.Option("params.yaml", help="The parameters; the other files lie beside it."),
+    concurrency: Concurrency = 1,
+    runner: Runner = "local",
+    address: Address = None,
+    params: ParamsFile = "params.yaml",
 ) -> None:
     """Take the full recipe apart, or go on with that."""
     request = Request(**locals())

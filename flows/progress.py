@@ -1,4 +1,4 @@
-"""What a sweep tells while it runs and at its end."""
+"""What a sweep, an ablation and further seeds tell while they run, and a sweep at its end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from limoe.sweep.outcome import Outcome
+from limoe.sweep.planned import Planned
 from limoe.sweep.points import FINAL_SEEDS
 from limoe.sweep.work import Published, Work
 
@@ -53,11 +54,31 @@ class Progress:
         self._count(work.number, work.phase, outcome.kind, outcome.loss)
         done, left = self._searched + self._final, self.left
         minutes = (self._clock() - self._start) / self._here * left / MINUTE
-        loss = "" if outcome.loss is None else f", loss {outcome.loss:.3f}"
-        why = "" if outcome.kind == "ok" else f" ({outcome.evidence})"
         best = "none yet" if self._best is None else f"{self._best:.3f}"
         which = f"point {work.number} seed {work.seed}"
-        return f"{done} of about {done + left}: {which}: {outcome.kind}{loss}{why}; best {best}; about {minutes:.1f} min left"
+        return f"{done} of about {done + left}: {which}: {told(outcome)}; best {best}; about {minutes:.1f} min left"
+
+
+class PlannedProgress:
+    """Likewise for a study whose trials are known beforehand."""
+
+    def __init__(self, study: Planned, clock: Callable[[], float] = time.monotonic) -> None:
+        self._study, self._clock = study, clock
+        self._start, self._before = clock(), study.ended
+
+    def line(self, work: Work, outcome: Outcome) -> str:
+        """The line of a trial that has just ended."""
+        done, planned = self._study.ended, self._study.planned
+        minutes = (self._clock() - self._start) / max(1, done - self._before) * (planned - done) / MINUTE
+        which = f"{self._study.group_of(work)} seed {work.seed}"
+        return f"{done} of {planned}: {which}: {told(outcome)}; about {minutes:.0f} min left"
+
+
+def told(outcome: Outcome) -> str:
+    """How a trial ended, with what it reached, and why if not well."""
+    loss = "" if outcome.loss is None else f", loss {outcome.loss:.3f}"
+    why = "" if outcome.kind == "ok" else f" ({outcome.evidence})"
+    return f"{outcome.kind}{loss}{why}"
 
 
 def conclusion(published: Sequence[Published], name: str, refused: Mapping[int, str]) -> str:

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from flows.trials import check_runner
 from limoe.config import CONTESTANTS, Params
@@ -20,6 +23,12 @@ from limoe.sweep.names import readable
 from limoe.sweep.space import Space
 from limoe.sweep.study import Sweep
 from limoe.sweep.work import SweepSettings
+
+# Options that the flows of trials share.
+Concurrency = Annotated[int, typer.Option(help="Trials at a time; times train.threads no more than this machine's cores.")]
+Runner = Annotated[str, typer.Option(help="local (processes here) or dask.")]
+Address = Annotated[str | None, typer.Option(help="Of a Dask scheduler; without one, workers are started here.")]
+ParamsFile = Annotated[str, typer.Option(help="The parameters; the other files lie beside it.")]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from statistics import fmean, stdev
 import typer
 from prefect import flow
 
-from flows.request import plainly
+from flows.progress import PlannedProgress
+from flows.request import Address, Concurrency, ParamsFile, Runner, plainly
 from flows.temporary import end_server_with_us
 from flows.trials import check_runner, run_all, task_runner
 from limoe.config import Params
@@ -71,12 +72,11 @@ def run_seeds(request: Request) -> None:
         print(f"seeds {request.name}: {study.planned} trainings beside the pipeline's own")
         with open_recorder(params.machine, paths.root, study.folder, described) as recorder:
             recorder.catch_up()
+            progress = PlannedProgress(study)
 
             def ended(work: Work, outcome: Outcome) -> None:
                 recorder.attempt(work.folder)
-                loss = "" if outcome.loss is None else f", validation loss {outcome.loss:.3f}"
-                why = "" if outcome.kind == "ok" else f" ({outcome.evidence})"
-                print(f"{study.ended} of {study.planned}: {study.group_of(work)} seed {work.seed}: {outcome.kind}{loss}{why}")
+                print(progress.line(work, outcome))
 
             runner = task_runner(request.runner, request.address, request.concurrency)
             run_all(study, runner, request.concurrency, paths.prepared, params.train.threads, ended)
@@ -104,10 +104,10 @@ def main(
     name: str = typer.Option("seeds", help="Its directory in runs/sweeps. The same name goes on with it."),
     seeds: int = typer.Option(3, help="Trainings of each contestant, the pipeline's own among them; may be raised later."),
     contestants: str = typer.Option("limoe,dense,clip", help="Which, separated by commas."),
-    concurrency: int = typer.Option(1, help="Trainings at a time; times train.threads no more than this machine's cores."),
-    runner: str = typer.Option("local", help="local (processes here) or dask."),
-    address: str | None = typer.Option(None, help="Of a Dask scheduler; without one, workers are started here."),
-    params: str = typer.Option("params.yaml", help="The parameters; the other files lie beside it."),
+    concurrency: Concurrency = 1,
+    runner: Runner = "local",
+    address: Address = None,
+    params: ParamsFile = "params.yaml",
 ) -> None:
     """Train the contestants with further seeds, or go on with that."""
     request = Request(**locals())

@@ -19,7 +19,7 @@ from prefect.utilities.urls import url_for
 
 from flows.pipeline import artifact_key
 from flows.progress import Progress, conclusion
-from flows.request import Plan, Request, plainly
+from flows.request import Address, Concurrency, ParamsFile, Plan, Request, Runner, plainly
 from flows.temporary import end_server_with_us
 from flows.trials import run_all, task_runner
 from limoe.sweep import table
@@ -123,12 +123,12 @@ def main(
     reports: int = typer.Option(5, help="How often a trial measures the objective, the last at its end."),
     objectives: str = typer.Option("loss", help="loss, or loss,seconds for quality against cost."),
     budget: str | None = typer.Option(None, help="Merge overlays/BUDGET.yaml into the parameters first."),
-    concurrency: int = typer.Option(1, help="Trials at a time; times train.threads no more than this machine's cores."),
-    runner: str = typer.Option("local", help="local (processes here) or dask."),
-    address: str | None = typer.Option(None, help="Of a Dask scheduler; without one, workers are started here."),
+    concurrency: Concurrency = 1,
+    runner: Runner = "local",
+    address: Address = None,
     storage: str | None = typer.Option(None, help="Optuna's storage by URL; a journal in the sweep's directory otherwise."),
     seed: int = typer.Option(0, help="Of the sampler."),
-    params: str = typer.Option("params.yaml", help="The parameters; the other files lie beside it."),
+    params: ParamsFile = "params.yaml",
 ) -> None:
     """Search the settings of the training, or go on with a search."""
     request = Request(**locals())

@@ -30,6 +30,15 @@ typer.run(sweep.main)
 """
 
 
+OTHER_DRIVER = """
+import importlib, sys
+from limoe.sweep import slots
+slots.usable_cores = lambda: 64
+import typer
+typer.run(importlib.import_module(sys.argv.pop(1)).main)
+"""
+
+
 def sweep_project(root: Path, data: Path, *overrides: str) -> Path:
     """Make `root` a project folder: params.yaml of `tiny(*overrides)` with SPACE, and the prepared set; returns it."""
     document = tiny("machine.tracking=mlflow", *overrides).model_dump(mode="json") | {"sweep": SPACE}
@@ -57,6 +66,12 @@ def run_sweep(root: Path, env: dict[str, str], *arguments: str, code: int = 0) -
     before = log.stat().st_size if log.exists() else 0
     assert start_sweep(root, env, *arguments).wait() == code, log.read_text()
     return log.read_bytes()[before:].decode()
+
+
+def run_flow(name: str, root: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m flows.NAME`, an ablation or further seeds, in the folder to its end, on as many cores as it asks for."""
+    command = [sys.executable, "-c", OTHER_DRIVER, f"flows.{name}", *arguments]
+    return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=200)
 
 
 def holder(trial: Path) -> int | None:

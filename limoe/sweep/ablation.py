@@ -6,7 +6,6 @@ something to say of all variants.
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from limoe.sweep.planned import ByName, Listed, Planned
 from limoe.sweep.points import FINAL_SEEDS
 from limoe.sweep.storage import keep_record
 from limoe.sweep.variants import Study, study
+from limoe.sweep.work import check_name
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class AblationSettings:
     reports: int = 1
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise UserError(f"the ablation's name {self.name!r} is not allowed: letters, digits, dots, - and _ are")
+        check_name("ablation", self.name)
         if not 1 <= self.seeds <= FINAL_SEEDS[0]:
             raise UserError(f"seeds = {self.seeds} is not allowed: it must be 1 to {FINAL_SEEDS[0]}")
         if self.reports < 1:

@@ -6,7 +6,6 @@ models stay, and compare.yaml, an overlay of params.yaml, names them as further 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from limoe.paths import Paths
 from limoe.sweep.directories import Directories
 from limoe.sweep.planned import ByName, Listed, Planned
 from limoe.sweep.storage import keep_record
-from limoe.sweep.work import Work
+from limoe.sweep.work import Work, check_name
 
 OVERLAY = "compare.yaml"
 COMMENT = "# Further trainings of the contestants: limoe params --overlay THIS, then dvc repro (docs/comparison.md).\n"
@@ -34,8 +33,7 @@ class SeedsSettings:
     seeds: int = 3
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise UserError(f"the name {self.name!r} is not allowed: letters, digits, dots, - and _ are")
+        check_name("study", self.name)
         if self.seeds < 2:
             raise UserError(f"seeds = {self.seeds} is not allowed: at least 2, of which dvc repro trains the first")
         for one in self.contestants:

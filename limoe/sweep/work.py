@@ -17,6 +17,12 @@ from limoe.sweep.spec import TrialSpec
 OBJECTIVES = (("loss",), ("loss", "seconds"))
 
 
+def check_name(what: str, name: str) -> None:
+    """UserError if a directory of runs/sweeps is not to be called so."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"the {what}'s name {name!r} is not allowed: letters, digits, dots, - and _ are")
+
+
 @dataclass(frozen=True)
 class SweepSettings:
     """What a sweep is, beside its space. UserError for what cannot be.
@@ -37,8 +43,7 @@ class SweepSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise UserError(f"the sweep's name {self.name!r} is not allowed: letters, digits, dots, - and _ are")
+        check_name("sweep", self.name)
         for key in ("trials", "seeds", "reports"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} = {getattr(self, key)} is not allowed: it must be at least 1")

@@ -1,35 +1,21 @@
 """The ablation's flow for real, on two variants of a second each; what cannot be run is refused before anything is."""
 
 import shutil
-import subprocess
-import sys
 
 import pyarrow.parquet as pq
 import pytest
-from flowkit import sweep_project
+from flowkit import run_flow, sweep_project
 
 from flows.ablation import Request
 from limoe.errors import UserError
 from limoe.sweep import slots
 
 pytestmark = pytest.mark.xdist_group("server")
-DRIVER = """
-from limoe.sweep import slots
-slots.usable_cores = lambda: 64
-import typer
-from flows import ablation
-typer.run(ablation.main)
-"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_data):
     return sweep_project(tmp_path_factory.mktemp("ablation"), tiny_data)
-
-
-def run(folder, env, *arguments):
-    command = [sys.executable, "-c", DRIVER, *arguments]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=200)
 
 
 def check_runs(folder):
@@ -44,7 +30,7 @@ def check_runs(folder):
 
 
 def test_it_trains_reports_and_goes_on(folder, prefect_env):
-    first = run(folder, prefect_env, "--only", "k", "--seeds", "1", "--concurrency", "2")
+    first = run_flow("ablation", folder, prefect_env, "--only", "k", "--seeds", "1", "--concurrency", "2")
     assert first.returncode == 0, first.stderr + first.stdout
     place = folder / "runs" / "sweeps" / "ablation"
     assert {path.name for path in place.iterdir()} >= {"ablation.csv", "report.html", "report.md", "trials.parquet", "plots"}
@@ -56,13 +42,13 @@ def test_it_trains_reports_and_goes_on(folder, prefect_env):
     assert [line.split(",")[0] for line in (place / "ablation.csv").read_text().splitlines()] == ["variant", "full", "k/2"]
     check_runs(folder)
     stamps = {path: path.stat().st_mtime_ns for path in place.glob("trials/*/outcome.json")}
-    again = run(folder, prefect_env, "--only", "k", "--seeds", "1")
+    again = run_flow("ablation", folder, prefect_env, "--only", "k", "--seeds", "1")
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in place.glob("trials/*/outcome.json")} == stamps
 
 
 def test_what_is_wrong_is_one_sentence(folder, prefect_env):
-    wrong = run(folder, prefect_env, "--only", "priorty")
+    wrong = run_flow("ablation", folder, prefect_env, "--only", "priorty")
     assert wrong.returncode == 2
     assert wrong.stderr.splitlines()[-1] == "error: ablation: 'priorty' is no group and no variant; did you mean priority?"
 

@@ -1,10 +1,7 @@
 """The flow of further seeds for real, on trainings of a second; and that a comparison takes what it leaves."""
 
-import subprocess
-import sys
-
 import pytest
-from flowkit import sweep_project
+from flowkit import run_flow, sweep_project
 
 from flows.seeds import Request
 from limoe.config import Params
@@ -13,13 +10,6 @@ from limoe.overlay import merge_overlay
 from limoe.sweep import slots
 
 pytestmark = pytest.mark.xdist_group("server")
-DRIVER = """
-from limoe.sweep import slots
-slots.usable_cores = lambda: 64
-import typer
-from flows import seeds
-typer.run(seeds.main)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +17,10 @@ def folder(tmp_path_factory, tiny_data):
     return sweep_project(tmp_path_factory.mktemp("seeds"), tiny_data)
 
 
-def run(folder, env, *arguments):
-    command = [sys.executable, "-c", DRIVER, *arguments]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=200)
-
-
 def test_it_trains_tells_the_next_step_and_goes_on(folder, prefect_env):
     from mlflow import MlflowClient
 
-    first = run(folder, prefect_env, "--seeds", "3", "--contestants", "limoe", "--concurrency", "2")
+    first = run_flow("seeds", folder, prefect_env, "--seeds", "3", "--contestants", "limoe", "--concurrency", "2")
     assert first.returncode == 0, first.stderr + first.stdout
     assert "next: limoe params --overlay runs/sweeps/seeds/compare.yaml, then dvc repro" in first.stderr
     merge_overlay(folder / "params.yaml", folder / "runs" / "sweeps" / "seeds" / "compare.yaml")
@@ -48,14 +33,14 @@ def test_it_trains_tells_the_next_step_and_goes_on(folder, prefect_env):
     parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     assert "compare.yaml" in {one.path for one in client.list_artifacts(parent.info.run_id)}
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("runs/sweeps/seeds/trials/*/outcome.json")}
-    again = run(folder, prefect_env, "--contestants", "limoe")
+    again = run_flow("seeds", folder, prefect_env, "--contestants", "limoe")
     assert again.returncode == 0, again.stderr
     assert len(stamps) == 2
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/sweeps/seeds/trials/*/outcome.json")} == stamps
 
 
 def test_what_is_wrong_is_one_sentence(folder, prefect_env):
-    wrong = run(folder, prefect_env, "--contestants", "limoe,dence")
+    wrong = run_flow("seeds", folder, prefect_env, "--contestants", "limoe,dence")
     assert wrong.returncode == 2
     assert wrong.stderr.splitlines()[-1] == "error: contestant 'dence': no such contestant; did you mean dense?"
 

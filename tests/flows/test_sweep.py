@@ -17,7 +17,7 @@ from flowkit import sweep_project
 from sweepkit import wait_for
 
 from flows import trials
-from flows.progress import Progress, conclusion
+from flows.progress import PlannedProgress, Progress, conclusion
 from flows.request import Request, with_budget
 from flows.trials import Interrupted, check_runner, run_all, run_work
 from limoe.config import Params
@@ -137,6 +137,15 @@ def test_a_line_says_which_how_the_best_and_what_is_left() -> None:
     # 4 trials of 3 points; 10 left, at 90 s each.
     line = progress.line(work(2), diverged)
     assert line == "4 of about 14: point 2 seed 0: diverged (diverged at step 3); best 2.000; about 15.0 min left"
+
+
+def test_a_line_of_a_planned_study_says_what_is_left() -> None:
+    now = iter([0.0, 120.0])
+    study: Any = SimpleNamespace(planned=9, ended=1, group_of=lambda work: f"group {work.number}")
+    progress = PlannedProgress(study, lambda: next(now))
+    study.ended = 3
+    # 1 trial before, 2 in these 2 minutes: 6 left, at 1 minute each.
+    assert progress.line(work(1, seed=4), OK) == "3 of 9: group 1 seed 4: ok, loss 2.000; about 6 min left"
 
 
 def test_the_conclusion_has_only_figures_of_fresh_seeds() -> None:

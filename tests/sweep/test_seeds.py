@@ -92,7 +92,7 @@ def test_what_is_compared_may_change_but_no_training(tmp_path):
     [
         ((), {"seeds": 1}, "seeds = 1 is not allowed: at least 2, of which dvc repro trains the first"),
         ((), {"contestants": ("limo",)}, "did you mean limoe?"),
-        ((), {"name": "a/b"}, "the name 'a/b' is not allowed"),
+        ((), {"name": "a/b"}, "the study's name 'a/b' is not allowed"),
         (("train.export=best",), {}, "train.export = best is not allowed with seeds"),
     ],
 )
