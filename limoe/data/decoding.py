@@ -1,14 +1,14 @@
 """The pictures of a training batch: decoded, or taken from those that were decoded before, and augmented.
 
-Axes: B pairs, O own pairs (those of this rank), C colour channels, H height, W width.
+Axes: O pictures, C = 3 colour channels, H height, W width, N numbers drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from threading import Lock
+from dataclasses import dataclass
+from typing import Self
 
-import torch
 from torch import Tensor
 
 from limoe.data.augment import Augmentation
@@ -20,37 +20,52 @@ from limoe.errors import UserError
 MEGABYTE = 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A picture to be made: number of its source, index within it, key, encoded bytes, whether its row has a label."""
+
+    source: int
+    index: int
+    key: str
+    image: bytes
+    labelled: bool
+
+    @classmethod
+    def of(cls, pick: Pick) -> Self:
+        """That of a row which was drawn."""
+        return cls(pick.source, pick.index, pick.row.key, pick.row.image, pick.row.labelled)
+
+
 class PictureCache:
     """Decoded pictures, kept from their first use until the memory for them is full; from then on those there are.
 
-    Under epochs in random order that serves as many hits as any rule of replacement.
+    Under epochs in random order that serves as many hits as any rule of replacement. For one thread.
     """
 
     def __init__(self, capacity: int) -> None:
         """Of so many bytes; they are taken as pictures come."""
-        self._free, self._lock = capacity, Lock()
+        self._free = capacity
         self._pixels: dict[tuple[int, int], Tensor] = {}
 
-    def take(self, pick: Pick, decode: Callable[[bytes], Tensor]) -> Tensor:
+    def take(self, picture: Encoded, decode: Callable[[bytes], Tensor]) -> Tensor:
         """The picture as `decode` makes it, always the same for a row; UserError naming one that cannot be decoded."""
-        kept = self._pixels.get((pick.source, pick.index))
+        place = picture.source, picture.index
+        kept = self._pixels.get(place)
         if kept is not None:
             return kept
         try:
-            pixels_CHW = decode(pick.row.image)
+            pixels_CHW = decode(picture.image)
         except UNDECODABLE as error:
-            raise UserError(f"training picture {pick.row.key!r} cannot be decoded ({error}); run `limoe prepare` again") from None
-        with self._lock:
-            if pixels_CHW.nbytes <= self._free and (pick.source, pick.index) not in self._pixels:
-                self._free -= pixels_CHW.nbytes
-                self._pixels[pick.source, pick.index] = pixels_CHW
+            raise UserError(f"training picture {picture.key!r} cannot be decoded ({error}); run `limoe prepare` again") from None
+        if pixels_CHW.nbytes <= self._free:
+            self._free -= pixels_CHW.nbytes
+            self._pixels[place] = pixels_CHW
         return pixels_CHW
 
-    def drop(self) -> None:
+    def clear(self) -> None:
         """Let go of all pictures."""
-        with self._lock:
-            self._free += sum(pixels_CHW.nbytes for pixels_CHW in self._pixels.values())
-            self._pixels.clear()
+        self._free += sum(pixels_CHW.nbytes for pixels_CHW in self._pixels.values())
+        self._pixels.clear()
 
 
 class Pictures:
@@ -66,20 +81,18 @@ class Pictures:
         self._augment, self._size = augmentation, augmentation.size
         self._cache = PictureCache(cache_mb * MEGABYTE)
 
-    def take(self, picks: Sequence[Pick], own: slice, generator: torch.Generator) -> Tensor:
-        """float32 (O, 3, size, size), normalised, of the `own` ones among the picks of a batch; all randomness comes from
-        `generator`, and is what the whole batch would have."""
-        draws_BN = self._augment.draw(len(picks), generator)
-        labelled = [pick.row.labelled for pick in picks[own]]
-        pictures = [
-            self._cache.take(pick, self._roomy if pick.row.labelled and self._augment.crop_scale < 1 else self._exact)
-            for pick in picks[own]
+    def make(self, pictures: Sequence[Encoded], draws_ON: Tensor) -> Tensor:
+        """float32 (O, 3, size, size), normalised. draws_ON: what `augmentation` drew for these pictures."""
+        labelled = [picture.labelled for picture in pictures]
+        pixels = [
+            self._cache.take(picture, self._roomy if picture.labelled and self._augment.crop_scale < 1 else self._exact)
+            for picture in pictures
         ]
-        return self._augment(pictures, labelled, draws_BN[own])
+        return self._augment(pixels, labelled, draws_ON)
 
-    def drop(self) -> None:
+    def close(self) -> None:
         """Let go of the pictures that were kept."""
-        self._cache.drop()
+        self._cache.clear()
 
     def _exact(self, image: bytes) -> Tensor:
         return decode_uint8(image, self._size)

@@ -2,8 +2,9 @@
 
 Axes: B pairs, N text tokens of the batch, L tokens of a caption.
 
-Everything random is keyed by (train.seed, step), and every batch is made by a thread that computes with one core: a batch's bits
-depend neither on the number of workers nor on train.threads, and background work leaves the other cores to the training.
+Everything random is keyed by (train.seed, step), and whoever makes pictures computes with one core: a batch's bits depend neither
+on the number of workers nor on train.threads, and background work leaves the other cores to the training. One worker is a thread;
+more are processes (limoe.data.decoders), as threads share the interpreter's lock.
 
 With several ranks each plans the same batches and makes its own part of them: together they see what one process would.
 
@@ -25,7 +26,8 @@ import torch
 
 from limoe.config import MachineParams, TowerParams, TrainParams
 from limoe.data.augment import Augmentation
-from limoe.data.decoding import Pictures
+from limoe.data.decoders import POSSIBLE, Decoders
+from limoe.data.decoding import Encoded, Pictures
 from limoe.data.keyed import AUGMENT, stream
 from limoe.data.mixture import mixture_counts
 from limoe.data.prepared import Prepared
@@ -34,6 +36,12 @@ from limoe.data.sampler import Pick, Sampler, State
 from limoe.errors import Reported, UserError
 from limoe.model.tokens import PairBatch
 from limoe.world import ALONE, World
+
+AHEAD = 2  # batches that are kept ready by a thread
+AHEAD_OF_PROCESSES, IN_HAND = (
+    4,
+    3,
+)  # likewise by processes, and those that they work on at a time: none waits for another one's share
 
 
 class PairLoader:
@@ -62,14 +70,15 @@ class PairLoader:
             self._reader.shutdown(cancel_futures=True)
             raise
         random = train.rand_augment
-        augmentation = Augmentation(
+        self._augmentation = Augmentation(
             tower.image_size, train.crop_scale, train.color_jitter, train.flip, random.operations, random.magnitude
         )
-        self._pictures = Pictures(augmentation, machine.cache_mb)
+        self._pictures = open_pictures(machine, train.batch // world.size, self._augmentation)
         self._seed, self._text_length = train.seed, tower.text_length
         self._pins, self._own = pins, world.rows(train.batch // world.size)
-        self._ahead = 2 * machine.workers
-        self._pool = single_core_pool(max(1, machine.workers))
+        processes = isinstance(self._pictures, Decoders)
+        self._ahead = AHEAD_OF_PROCESSES if processes else AHEAD * min(1, machine.workers)
+        self._pool = single_core_pool(IN_HAND if processes else 1)
         self._pending: deque[tuple[Future[PairBatch], State]] = deque()
         self._state = self._sampler.start  # after the last batch that was yielded
         self._planned = self._state  # after the last one that was begun
@@ -105,12 +114,12 @@ class PairLoader:
         self._state = self._planned = state
 
     def close(self) -> None:
-        """Drop what was made ahead, read or kept, and end the threads."""
+        """Drop what was made ahead, read or kept, and end the threads and processes."""
         self._drop_pending()
         self._pool.shutdown(wait=True)
         self._reader.shutdown(wait=True, cancel_futures=True)
         self._sampler.drop()
-        self._pictures.drop()
+        self._pictures.close()
 
     def _drop_pending(self) -> None:
         while self._pending:
@@ -118,15 +127,23 @@ class PairLoader:
 
     def _make(self, picks: Sequence[Pick], step: int) -> PairBatch:
         generator = torch.Generator().manual_seed(int(stream(self._seed, AUGMENT, step).integers(2**63)))
+        draws_BN = self._augmentation.draw(len(picks), generator)  # of the whole batch, whoever makes which part of it
         own = picks[self._own]
         ids_BL = self._tokenizer.encode([pick.row.captions[pick.caption] for pick in own], self._text_length)
         batch = PairBatch(
-            images_BCHW=self._pictures.take(picks, self._own, generator),
+            images_BCHW=self._pictures.make([Encoded.of(pick) for pick in own], draws_BN[self._own]),
             ids_N=torch.tensor(list(chain.from_iterable(ids_BL)), dtype=torch.int64),
             lengths_B=torch.tensor([len(ids) for ids in ids_BL], dtype=torch.int64),
             keys=tuple(pick.row.key for pick in own),
         )
         return batch.pin_memory() if self._pins else batch
+
+
+def open_pictures(machine: MachineParams, count: int, augmentation: Augmentation) -> Pictures | Decoders:
+    """Whoever makes `count` pictures at a time: the thread that makes the batch, or processes if there shall be several."""
+    if machine.workers > 1 and POSSIBLE:
+        return Decoders(machine.workers, count, augmentation, machine.cache_mb)
+    return Pictures(augmentation, machine.cache_mb)
 
 
 def single_core_pool(workers: int) -> ThreadPoolExecutor:

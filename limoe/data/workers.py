@@ -6,18 +6,16 @@ twice, it must come to the same. Nothing is lost with a process that dies: what 
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children
 from typing import Any, Protocol, Self
 
 from limoe.config import MachineParams
 from limoe.cores import usable_cores
+from limoe.data.interpreters import interpreters
 from limoe.data.tasks import Result, Task, done, gather, killed
 from limoe.errors import UserError
 
@@ -85,7 +83,7 @@ class Processes(Elsewhere):
     def __init__(self, count: int) -> None:
         self._count = count
         self._others = set(active_children())
-        self._executor: ProcessPoolExecutor = _pool(count)
+        self._executor: ProcessPoolExecutor = interpreters(count)
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +99,7 @@ class Processes(Elsewhere):
 
     def _renew(self, alone: bool = False) -> None:
         self._executor.shutdown()
-        self._executor = _pool(1 if alone else self._count)
+        self._executor = interpreters(1 if alone else self._count)
 
 
 class OnDask(Elsewhere):
@@ -150,20 +148,3 @@ def _client(address: str) -> Iterator[Any]:
         if not client.nthreads():
             raise UserError(f"machine.dask: the scheduler at {address} has no workers; start some: dask worker {address}")
         yield client
-
-
-def _pool(count: int) -> ProcessPoolExecutor:
-    """New interpreters: a forked process would have the locks of Arrow's threads, but not the threads."""
-    return ProcessPoolExecutor(count, get_context("spawn"), _begin)
-
-
-def _begin() -> None:
-    """Ctrl-C is for the parent, which ends this process; and so does its death, however it dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
