@@ -2,8 +2,8 @@
 
 The same JPEG files as our prepared set, as WebDataset shards, as a prepared set whose pictures stay in these (`in_place`), and as
 a folder; the same augmentation, a random crop of 60 to 100% of the area resized to 128 px; the same batch. Ours makes its batches
-with threads, the others with a DataLoader's processes, both as many as the case says. Nothing that was decoded is kept
-(machine.cache_mb = 0): every epoch here is a first one.
+with a thread, or with as many processes as the case says, the others with a DataLoader's processes. Nothing that was decoded is
+kept (machine.cache_mb = 0): every epoch here is a first one.
 
 The ceiling is a loop that does nothing but decode (at reduced scale, where the file is large enough) and crop and resize, by the
 quickest means we know, in as many processes. Beside it the same by Pillow alone.
