@@ -4,8 +4,8 @@ Axes: O pictures of a batch that this rank makes, C = 3 colour channels, H heigh
 
 Each process makes its share of every batch, the pictures whose index it owns, so that what it keeps decoded no other one keeps as
 well. Encoded pictures go to it through a pipe, and it writes the finished ones into the batch itself: memory that the processes
-share (Linux's memfd), used for another batch once nothing refers to it any more. Memory that is used again has its pages; a fresh
-batch would cost as much time as decoding a part of it does.
+share (Linux's memfd), used for another batch once nothing refers to it any more: fresh memory would be given its pages, and
+these be zeroed, with every batch. What it is worth: docs/benchmarks.md.
 """
 
 from __future__ import annotations
