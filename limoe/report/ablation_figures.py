@@ -59,7 +59,7 @@ def still(lines: Sequence[Facts]) -> bytes:
             axes.plot([difference["lower"], difference["upper"]], [row, row], color=colour, linewidth=1.8)
         axes.plot(difference["mean"], row, "o", color=colour, markersize=5)
     axes.axvline(0, color="#66706a", linewidth=1)
-    axes.set(yticks=range(len(lines)), yticklabels=[line["key"] for line in lines])
+    axes.set(yticks=range(len(lines)), yticklabels=[line["key"] for line in lines], ylim=(-0.6, len(lines) - 0.4))
     axes.set_xlabel("loss minus the full recipe's, nats (right is worse)")
     axes.invert_yaxis()
     return to_png(figure)
