@@ -104,9 +104,11 @@ def test_activations_that_are_computed_again_change_nothing(kind, micro_batch):
     plain, again = task(kind, micro_batch=micro_batch), task(kind, micro_batch=micro_batch)
     again.model.set_grad_checkpointing()
     expected, found = (Gradients(one)(pairs(dtype), STEP) for one in (plain, again))
-    tolerance = {"rtol": 1e-4, "atol": 1e-6} if kind == "clip" else {"rtol": 0, "atol": 0}
+    wanted = gradients_of(plain)
+    largest = max(float(gradient.abs().max()) for gradient in wanted.values())  # float32 rounds sums of terms of that size
+    tolerance = {"rtol": 1e-4, "atol": 1e-6 * largest} if kind == "clip" else {"rtol": 0, "atol": 0}
     assert_equal(found.terms, expected.terms, **tolerance)
-    assert_equal(gradients_of(again), gradients_of(plain), **tolerance)
+    assert_equal(gradients_of(again), wanted, **tolerance)
 
 
 def test_memory_falls():
