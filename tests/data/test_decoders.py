@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import gc
-import io
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from preparekit import picture
 
 from limoe.data.augment import Augmentation
 from limoe.data.decoders import POSSIBLE, Decoders, SharedBatches
@@ -24,15 +22,9 @@ AUGMENTATION = Augmentation(16, crop_scale=0.5, color_jitter=0.3, flip=0.5, oper
 BATCH = 37
 
 
-def png(seed: int) -> bytes:
-    buffer, pixels = io.BytesIO(), np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def pictures(first: int) -> tuple[list[Encoded], torch.Tensor]:
     """More than a chunk for each of two processes, every third without a label, with their draws."""
-    found = [Encoded(0, index, f"emoji/{index}", png(index), index % 3 > 0) for index in range(first, first + BATCH)]
+    found = [Encoded(0, index, f"emoji/{index}", picture(index), index % 3 > 0) for index in range(first, first + BATCH)]
     return found, AUGMENTATION.draw(BATCH, torch.Generator().manual_seed(first))
 
 
@@ -51,7 +43,7 @@ def test_processes_make_what_a_thread_makes_to_the_bit(decoders: Decoders) -> No
 
 
 def test_a_batch_whose_pictures_one_process_owns(decoders: Decoders) -> None:
-    even = [Encoded(1, 2 * index, f"scenes/{index}", png(index), False) for index in range(BATCH)]
+    even = [Encoded(1, 2 * index, f"scenes/{index}", picture(index), False) for index in range(BATCH)]
     draws_ON = AUGMENTATION.draw(BATCH, torch.Generator().manual_seed(1))
     assert torch.equal(decoders.make(even, draws_ON), Pictures(AUGMENTATION, 0).make(even, draws_ON))
 
@@ -68,7 +60,7 @@ def test_each_process_keeps_its_own_pictures() -> None:
 
 def test_a_broken_picture_is_named_and_the_next_batch_made(decoders: Decoders) -> None:
     batch, draws_ON = pictures(100)
-    broken = [*batch[:-1], Encoded(0, 999, "emoji/999", png(1)[:60], True)]
+    broken = [*batch[:-1], Encoded(0, 999, "emoji/999", picture(1)[:60], True)]
     with pytest.raises(UserError, match=r"training picture 'emoji/999' cannot be decoded .*; run `limoe prepare` again"):
         decoders.make(broken, draws_ON)
     assert torch.equal(decoders.make(batch, draws_ON), Pictures(AUGMENTATION, 0).make(batch, draws_ON))

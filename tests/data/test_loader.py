@@ -181,6 +181,14 @@ def test_only_labelled_rows_are_cropped(open_loader: Loader, rows: list[dict[str
         assert unchanged == key.startswith("scenes/")
 
 
+def test_where_memory_cannot_be_shared_a_thread_makes_the_pictures(open_loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = take(open_loader(), 3)
+    monkeypatch.setattr("limoe.data.loader.POSSIBLE", False)
+    loader = open_loader(workers=2)
+    assert isinstance(loader._pictures, decoding.Pictures)
+    assert_equal(take(loader, 3), expected)
+
+
 AUGMENTED = {"flip": 0.5, "rand_augment": {"operations": 2, "magnitude": 9}}
 
 
@@ -220,11 +228,10 @@ def test_a_cache_too_small_for_all_keeps_the_first_pictures(open_loader: Loader)
 WINDOWS = {"shuffle_rows": 9, "seed": 3}  # emoji in two windows of two row groups, scenes likewise; the fifth group has both
 
 
-@pytest.mark.parametrize("stop", [0, 1, 3, 5, 8])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("stop, workers", [*itertools.product([0, 1, 3, 5, 8], [0, 1]), (5, 2)])
 def test_window_by_window_batches_depend_on_no_worker_and_go_on_from_any(open_loader: Loader, stop: int, workers: int) -> None:
     undisturbed = take(open_loader(**WINDOWS), 14)
-    interrupted = open_loader(workers=1 - workers, **WINDOWS)
+    interrupted = open_loader(workers=(workers + 1) % 2, **WINDOWS)
     take(interrupted, stop)
     resumed = open_loader(workers=workers, **WINDOWS)
     take(resumed, 2)
