@@ -99,9 +99,23 @@ def say_where(plan: Plan, points: int, concurrency: int) -> None:
     settings = plan.settings
     what = f"{points} points of {settings.contestant} over {', '.join(plan.space.names)}"
     print(f"sweep {settings.name}: {what}; {settings.sampler}, pruner {settings.pruner}, {concurrency} at a time")
+    print(f"objective: {objective(plan)}")
     print(f"MLflow: {mlflow_place(plan)}")
     page = url_for("flow-run", flow_run.id) if get_current_settings().api.url else None
     print(f"Prefect: {page or 'a temporary server without a page; `make prefect` starts one'}")
+
+
+def objective(plan: Plan) -> str:
+    """What the sweep minimises, and which validation sets have no say in it."""
+    train = plan.params.train
+    without = [
+        f"{split} of {source}"
+        for source, splits in train.select_without.items()
+        if train.mixture.get(source, 0)
+        for split in splits
+    ]
+    said = f", without {', '.join(without)} (train.select_without)" if without else ""
+    return f"the contrastive loss on the validation sets{said}"
 
 
 def mlflow_place(plan: Plan) -> str:

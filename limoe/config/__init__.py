@@ -10,12 +10,13 @@ from limoe.config.params import Params
 from limoe.config.prepare import BalanceParams, EmojiParams, PrepareParams
 from limoe.config.section import Section
 from limoe.config.sets import ColumnParams, SetParams
-from limoe.config.train import CONTESTANTS, SHARED, Contestant, TrainParams
+from limoe.config.train import CONTESTANTS, SELECTION_SPLITS, SHARED, Contestant, TrainParams
 
 __all__ = [
     "AUX_TERMS",
     "CONTESTANTS",
     "PRIORITIES",
+    "SELECTION_SPLITS",
     "SHARED",
     "BalanceParams",
     "CaptionParams",

@@ -10,6 +10,8 @@ from limoe.config.section import Section
 
 Contestant = Literal["limoe", "dense", "clip"]
 CONTESTANTS: tuple[Contestant, ...] = get_args(Contestant)
+SelectionSplit = Literal["val", "val-style", "val-scenes"]
+SELECTION_SPLITS: tuple[SelectionSplit, ...] = get_args(SelectionSplit)  # what anyone choosing a setting may look at
 # What contestants may not change.
 SHARED = (
     "seed",
@@ -26,6 +28,7 @@ SHARED = (
     "flip",
     "rand_augment",
     "export",
+    "select_without",
 )
 
 
@@ -112,6 +115,7 @@ class TrainParams(Section):
     max_bad_steps: int = Field(ge=1)
     checkpoints: CheckpointParams
     export: Literal["last", "best"]
+    select_without: dict[str, list[SelectionSplit]]
     log_every: int = Field(ge=1)
     health: HealthParams
 

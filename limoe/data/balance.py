@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from limoe.config import MoeParams, Params
+from limoe.config import SELECTION_SPLITS, MoeParams, Params
 from limoe.data.advice import caption_warnings, kind_warnings, negatives_warnings, routing_warnings, worst_warnings
 from limoe.data.mixture import source_rows
 from limoe.data.needs import WorstCase, group_sizes, suggested
 from limoe.data.negatives import Negatives
 from limoe.data.prepared import Prepared
-from limoe.data.schema import SELECTION_SPLITS, TRAIN
+from limoe.data.schema import TRAIN
 from limoe.data.scope import Scope
 from limoe.data.scripts import Kind, kinds
 from limoe.data.settings import Setting, settings

@@ -27,7 +27,6 @@ SCHEMA = pa.schema(
 )
 PLACE = ("tar", "offset", "length")  # columns of rows whose picture is null; else these are
 TRAIN = "train"
-SELECTION_SPLITS = ("val", "val-style", "val-scenes")  # what anyone choosing a setting may look at
 TEST_SPLITS = ("unseen-style", "unseen-concept", "test-scenes", "test")  # opened by `evaluate` alone
 
 

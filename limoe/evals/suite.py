@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import torch
 
-from limoe.config import EvalSetParams, EvaluateParams, ProbeParams
+from limoe.config import SELECTION_SPLITS, EvalSetParams, EvaluateParams, ProbeParams
 from limoe.data.prepared import TOKENIZER, Prepared
-from limoe.data.schema import SELECTION_SPLITS, TEST_SPLITS, TRAIN
+from limoe.data.schema import TEST_SPLITS, TRAIN
 from limoe.data.tokenizer import Tokenizer
 from limoe.data.transforms import Preprocess
 from limoe.errors import UserError

@@ -5,8 +5,10 @@ with (batch size, loss, temperature). Chance is ln(batch). It says nothing about
 
 What is measured is fixed: of each split the pictures of the sources that are trained on, in the order of the hash of their keys
 (so that a part is a fair sample), the first `limit` of them, in batches; a last batch that is not full is left out, and a split
-smaller than one batch is one. Each picture comes with its first caption. Pictures of equal captions in one batch are each other's
-positives: the target is spread evenly over them, which no model can tell apart. Embeddings are noise-free and dropless.
+smaller than one batch is one. Sources that `train.select_without` names for a split are left out of it; a split without another
+source is measured with them, and stands beside the objective. Each picture comes with its first caption. Pictures of equal
+captions in one batch are each other's positives: the target is spread evenly over them, which no model can tell apart.
+Embeddings are noise-free and dropless.
 
 Axes: N pictures, U different texts, C classes, D embedding, L text length, H height, W width in px.
 """
@@ -25,10 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limoe.config import TowerParams, TrainParams
+from limoe.config import SELECTION_SPLITS, TowerParams, TrainParams
 from limoe.data.prepared import Prepared
 from limoe.data.rgb import UNDECODABLE
-from limoe.data.schema import SELECTION_SPLITS
 from limoe.data.tokenizer import Tokenizer, fold
 from limoe.data.transforms import decode_uint8, normalize
 from limoe.errors import UserError
@@ -45,7 +46,7 @@ COLUMNS = ["key", "source", "image", "captions", "label"]
 @dataclass(frozen=True)
 class _Split:
     """One split, decoded once. pixels_NCHW: uint8. ids_UL: the texts, captions and classes, padded. caption_N, class_C: rows of
-    ids_UL. target_N: each picture's class; no classes: retrieval is scored instead."""
+    ids_UL. target_N: each picture's class; no classes: retrieval is scored instead. selects: whether the objective counts it."""
 
     pixels_NCHW: Tensor
     ids_UL: Tensor
@@ -53,6 +54,7 @@ class _Split:
     class_C: Tensor
     target_N: Tensor
     batch: int
+    selects: bool
 
 
 class Validation:
@@ -61,19 +63,27 @@ class Validation:
     def __init__(
         self, prepared: Prepared, tower: TowerParams, train: TrainParams, batch: int = BATCH, limit: int = LIMIT
     ) -> None:
-        """UserError if there is no validation picture of a source of train.mixture."""
+        """UserError if there is no validation picture of a source of train.mixture, or none that train.select_without leaves."""
         sources = [name for name, share in train.mixture.items() if share > 0]
         self._splits: dict[str, _Split] = {}
         for name in SELECTION_SPLITS:
             if name in prepared.splits:
                 table = prepared.table(name, COLUMNS)
-                table = table.filter(pc.is_in(table["source"], pa.array(sources, pa.string())))
+                without = [source for source, splits in train.select_without.items() if name in splits]
+                table, selecting = _of(table, sources), _of(table, [source for source in sources if source not in without])
+                if selects := selecting.num_rows >= 2:
+                    table = selecting
                 if table.num_rows >= 2:
-                    self._splits[name] = _open(table, prepared.tokenizer, tower, batch, limit)
+                    self._splits[name] = _open(table, prepared.tokenizer, tower, batch, limit, selects)
         if not self._splits:
             raise UserError(
                 f"{prepared.root}: no validation pictures of {', '.join(sources)}: the objective needs two at least "
                 f"in one of the splits {', '.join(SELECTION_SPLITS)}"
+            )
+        if not any(split.selects for split in self._splits.values()):
+            raise UserError(
+                f"train.select_without = {train.select_without} is not allowed: of the validation pictures of "
+                f"{', '.join(sources)}, which are in {', '.join(self._splits)}, it leaves none to choose settings by"
             )
 
     @property
@@ -82,8 +92,9 @@ class Validation:
         return {name: len(split.caption_N) for name, split in self._splits.items()}
 
     def run(self, model: Model, device: torch.device, precision: torch.dtype) -> dict[str, float]:
-        """`loss` (the objective: the mean over splits, nats), `loss/<split>`, and `top1/<split>` (zero-shot among all class names
-        of the split) or, where there are none, `r1/<split>` (retrieval within the measured ones, mean of both directions).
+        """`loss` (the objective: the mean over the splits that select, nats), `loss/<split>`, and `top1/<split>` (zero-shot among
+        all class names of the split) or, where there are none, `r1/<split>` (retrieval within the measured ones, mean of both
+        directions).
 
         The model is left as it was. A model whose embeddings are not finite has the loss nan and the score 0 there.
         """
@@ -92,10 +103,14 @@ class Validation:
             for name, split in self._splits.items():
                 loss, metric, score = _score(split, *_embed(split, model, device, precision), model.logit_scale.exp())
                 found |= {f"loss/{name}": loss, f"{metric}/{name}": score}
-        return {"loss": fmean(found[f"loss/{name}"] for name in self._splits)} | found
+        return {"loss": fmean(found[f"loss/{name}"] for name, split in self._splits.items() if split.selects)} | found
 
 
-def _open(table: pa.Table, tokenizer: Tokenizer, tower: TowerParams, batch: int, limit: int) -> _Split:
+def _of(table: pa.Table, sources: list[str]) -> pa.Table:
+    return table.filter(pc.is_in(table["source"], pa.array(sources, pa.string())))
+
+
+def _open(table: pa.Table, tokenizer: Tokenizer, tower: TowerParams, batch: int, limit: int, selects: bool) -> _Split:
     classes = sorted({fold(label) for label in table["label"].to_pylist() if label is not None})
     if table["label"].null_count or len(classes) < 2:
         classes = []
@@ -112,6 +127,7 @@ def _open(table: pa.Table, tokenizer: Tokenizer, tower: TowerParams, batch: int,
         class_C=torch.tensor([texts[name] for name in classes], dtype=torch.int64),
         target_N=torch.tensor([place[fold(label)] for label in table["label"].to_pylist()] if classes else [], dtype=torch.int64),
         batch=batch,
+        selects=selects,
     )
 
 

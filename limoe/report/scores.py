@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from limoe.config import CompareParams
-from limoe.data.schema import SELECTION_SPLITS
+from limoe.config import SELECTION_SPLITS, CompareParams
 from limoe.evals.compare import Interval, Paired, Resampler, adjust, calibration_interval, mean_intervals, paired
 from limoe.evals.metrics import is_probe
 from limoe.report.evidence import Evidence

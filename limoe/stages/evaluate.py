@@ -24,9 +24,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from limoe.config import EvaluateParams, Params
+from limoe.config import SELECTION_SPLITS, EvaluateParams, Params
 from limoe.data.prepared import Prepared
-from limoe.data.schema import SELECTION_SPLITS
 from limoe.dist import pick_device, threads
 from limoe.errors import UserError
 from limoe.evals.encoder import Encoder, Track

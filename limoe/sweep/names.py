@@ -29,6 +29,7 @@ FIXED = {
     "train.seed": "is not searched: the sweep repeats each point over seeds of its own",
     "train.threads": "is not searched: every trial gets the same share of the machine",
     "train.health": "is not searched: by it trials are told to have failed",
+    "train.select_without": "is not searched: by it trials are judged",
     "train.ema": "is not searched: trials are measured on the weights as they are, which it does not change",
 }
 

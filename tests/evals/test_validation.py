@@ -11,8 +11,9 @@ import pytest
 import torch
 from evalkit import prepared_rows, tiny_params, write_prepared
 
+from limoe.config import SELECTION_SPLITS
 from limoe.data.prepared import Prepared
-from limoe.data.schema import SELECTION_SPLITS, TEST_SPLITS
+from limoe.data.schema import TEST_SPLITS
 from limoe.data.transforms import Preprocess
 from limoe.errors import UserError
 from limoe.evals.validation import Validation
@@ -21,7 +22,9 @@ from limoe.model.io import build_model
 from limoe.train.contestants import model_config
 
 CPU = torch.device("cpu")
-PARAMS = tiny_params("train.mixture={emoji: 1.0}", "model.clip.text_depth=2", "model.tower.width=32")
+PARAMS = tiny_params(
+    "train.mixture={emoji: 1.0}", "train.select_without={emoji: []}", "model.clip.text_depth=2", "model.tower.width=32"
+)
 TOWER, TRAIN = PARAMS.model.tower, PARAMS.train
 
 
@@ -182,8 +185,28 @@ def test_only_what_is_trained_on_is_measured(prepared, tmp_path):
     emoji, scenes = prepared_rows("val", 3), prepared_rows("val-scenes", 4, source="scenes", labels=False)
     other = Prepared(write_prepared(tmp_path / "p", {"train": prepared_rows("train", 4), "val": emoji, "val-scenes": scenes}))
     for mixture, counts in {"{emoji: 1.0, scenes: 0.0}": {"val": 3}, "{scenes: 1.0}": {"val-scenes": 4}}.items():
-        train = tiny_params(f"train.mixture={mixture}").train
+        train = tiny_params(f"train.mixture={mixture}", "train.select_without={}").train
         assert Validation(other, TOWER, train).counts == counts
+
+
+def test_what_has_no_say_stands_beside(prepared, tmp_path):
+    """A split that is left out for all its sources is measured, and does not count; for one of two, the other is measured."""
+    model, own = a_model(prepared), Validation(prepared, TOWER, TRAIN, batch=4).run(a_model(prepared), CPU, torch.float32)
+    without = TRAIN.model_copy(update={"select_without": {"emoji": ["val"], "pets": ["val-scenes"]}})
+    found = Validation(prepared, TOWER, without, batch=4).run(model, CPU, torch.float32)
+    assert found == own | {"loss": own["loss/val-scenes"]}
+
+    val = pa.concat_tables([prepared_rows("val", 3), prepared_rows("val", 4, source="pets")])
+    mixed = Prepared(write_prepared(tmp_path / "p", {"train": prepared_rows("train", 4), "val": val}))
+    for emoji, count in {"val": 4, "val-style": 7}.items():
+        changed = {"mixture": {"emoji": 1.0, "pets": 1.0}, "select_without": {"emoji": [emoji]}}
+        assert Validation(mixed, TOWER, TRAIN.model_copy(update=changed)).counts == {"val": count}
+
+
+def test_something_must_have_a_say(prepared):
+    train = TRAIN.model_copy(update={"select_without": {"emoji": ["val", "val-scenes"]}})
+    with pytest.raises(UserError, match=r"train.select_without = .* of emoji, which are in val, val-scenes, it leaves none"):
+        Validation(prepared, TOWER, train)
 
 
 def test_without_validation_pictures(tmp_path):

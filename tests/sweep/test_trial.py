@@ -12,9 +12,9 @@ from sweepkit import rows, spec, tiny, trial
 from trainkit import recipe
 
 import limoe
-from limoe.config import CONTESTANTS, LocalModel
+from limoe.config import CONTESTANTS, SELECTION_SPLITS, LocalModel
 from limoe.data.prepared import Prepared
-from limoe.data.schema import SELECTION_SPLITS, TRAIN
+from limoe.data.schema import TRAIN
 from limoe.data.suggestion import suggestion
 from limoe.errors import UserError
 from limoe.evals.models.registry import open_other

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from limoe.config import SELECTION_SPLITS
 from limoe.data.formats.folders import SUFFIXES
 from limoe.data.prepared import Prepared
-from limoe.data.schema import SELECTION_SPLITS
 from limoe.errors import UserError
 from limoe.evals.captioned import flickr
 from limoe.evals.layouts import Layout, holds
