@@ -214,7 +214,7 @@ def test_the_pins_satisfy_the_project(project: Path) -> None:
         assert requirement.specifier.contains(Version(pins[canonical(requirement.name)])), line
     assert "fastapi>=0.150,<0.155" in declared["dependencies"]
     lines = (project / "constraints.txt").read_text().splitlines()
-    assert lines == sorted(lines, key=str.lower)
+    assert lines == sorted(lines, key=str.upper)  # as `sort -f` does
     assert all(line.count("==") == 1 for line in lines)
 
 

@@ -38,10 +38,8 @@ from limoe.model.tokens import PairBatch
 from limoe.world import ALONE, World
 
 AHEAD = 2  # batches that are kept ready by a thread
-AHEAD_OF_PROCESSES, IN_HAND = (
-    4,
-    3,
-)  # likewise by processes, and those that they work on at a time: none waits for another one's share
+AHEAD_OF_PROCESSES = 4  # likewise by processes
+IN_HAND = 3  # batches that these work on at a time, so that none waits for another one's share
 
 
 class PairLoader:
