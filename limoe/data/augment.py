@@ -7,17 +7,18 @@ What a picture becomes depends on its own random numbers alone, and these are dr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Generator, Tensor
 
-from limoe.data.transforms import normalize, resized
+from limoe.data.transforms import MEAN, STD, resized
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision has them
-CHUNK = 16  # pictures whose colours are changed at a time: what is worked on stays in the processor's cache
+CHUNK = 16  # pictures that are worked on at a time, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,31 @@ class Augmentation:
         """(B, N) uniform on [0, 1): what a call needs to know of chance, for so many pictures."""
         return torch.rand(batch, 8 + 2 * self.operations, generator=generator, dtype=torch.float32)
 
-    def __call__(self, pictures: Sequence[Tensor], croppable: Sequence[bool], draws_BN: Tensor) -> Tensor:
-        """uint8 (3, S, S), any S -> float32 (B, 3, size, size), normalised. Crops and RandAugment are for the croppable alone."""
-        crop_scale_B = torch.where(torch.tensor(croppable), self.crop_scale, 1.0)
-        boxes = pixel_boxes(crop_boxes(draws_BN[:, :4], crop_scale_B), [len(picture[0]) for picture in pictures])
+    def __call__(self, pictures: Iterable[Tensor], croppable: Sequence[bool], draws_BN: Tensor, images: Sequence[Tensor]) -> None:
+        """uint8 (3, S, S), any S -> float32 (3, size, size), normalised, written into the B `images`, wherever they lie.
+
+        Crops and RandAugment are for the croppable alone. Pictures are taken when it is their turn.
+        """
+        crop_scale_B = torch.where(torch.tensor(croppable, dtype=torch.bool), self.crop_scale, 1.0)
+        boxes_B4 = crop_boxes(draws_BN[:, :4], crop_scale_B)
         factors_B3 = 1 + self.color_jitter * (2 * draws_BN[:, 4:7] - 1)
         mirrored, choices = (draws_BN[:, 7] < self.flip).tolist(), draws_BN[:, 8:].tolist()
-        output_BCHW = torch.empty(len(pictures), 3, self.size, self.size, dtype=torch.float32)
-        for start in range(0, len(pictures), CHUNK):
+        coming, room_BCHW = iter(pictures), torch.empty(min(CHUNK, len(images)), 3, self.size, self.size, dtype=torch.float32)
+        for start in range(0, len(images), CHUNK):
             part = slice(start, start + CHUNK)
-            for i, image_CHW in enumerate(output_BCHW[part], start):
-                square = resized(crop(pictures[i], boxes[i]), self.size)
+            taken = list(islice(coming, CHUNK))
+            work_BCHW = room_BCHW[: len(taken)]
+            boxes = pixel_boxes(boxes_B4[part], [len(picture[0]) for picture in taken])
+            for i, (picture, box, work_CHW) in enumerate(zip(taken, boxes, work_BCHW, strict=True), start):
+                square = resized(crop(picture, box), self.size)
                 square = square.flip(2) if mirrored[i] else square
-                image_CHW.copy_(self._changed(square, choices[i]) if croppable[i] and self.operations else square)
-            images_BCHW = output_BCHW[part].div_(255)
-            normalize(jitter(images_BCHW, factors_B3[part]) if self.color_jitter else images_BCHW)
-        return output_BCHW
+                work_CHW.copy_(self._changed(square, choices[i]) if croppable[i] and self.operations else square)
+            work_BCHW.div_(255)
+            if self.color_jitter:
+                jitter(work_BCHW, factors_B3[part])
+            work_BCHW.sub_(MEAN)
+            for work_CHW, image_CHW in zip(work_BCHW, images[part], strict=True):
+                torch.div(work_CHW, STD, out=image_CHW)  # to its place in the last of these steps
 
     def _changed(self, square: Tensor, choices: Sequence[float]) -> Tensor:
         from limoe.data.randaugment import rand_augment  # torchvision takes seconds to import

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limoe.data.augment import CHUNK, Augmentation
+from limoe.data.augment import Augmentation
 from limoe.data.decoding import Encoded, Pictures
 from limoe.data.interpreters import interpreters
 from limoe.errors import Reported
@@ -123,9 +123,7 @@ class _Decoder:
 
     def make(self, share: Share) -> None:
         images_OCHW = self._batch(share.batch)
-        for start in range(0, len(share.rows), CHUNK):
-            part = slice(start, start + CHUNK)
-            images_OCHW[share.rows[part]] = self._pictures.make(share.pictures[part], torch.from_numpy(share.draws_ON[part]))
+        self._pictures.write(share.pictures, torch.from_numpy(share.draws_ON), [images_OCHW[row] for row in share.rows])
 
     def _batch(self, place: Place) -> Tensor:
         if place.path not in self._batches:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from limoe.data.augment import Augmentation
@@ -83,12 +84,17 @@ class Pictures:
 
     def make(self, pictures: Sequence[Encoded], draws_ON: Tensor) -> Tensor:
         """float32 (O, 3, size, size), normalised. draws_ON: what `augmentation` drew for these pictures."""
-        labelled = [picture.labelled for picture in pictures]
-        pixels = [
+        images_OCHW = torch.empty(len(pictures), 3, self._size, self._size, dtype=torch.float32)
+        self.write(pictures, draws_ON, images_OCHW.unbind())
+        return images_OCHW
+
+    def write(self, pictures: Sequence[Encoded], draws_ON: Tensor, images: Sequence[Tensor]) -> None:
+        """Likewise, into these O images, float32 (3, size, size)."""
+        pixels = (
             self._cache.take(picture, self._roomy if picture.labelled and self._augment.crop_scale < 1 else self._exact)
             for picture in pictures
-        ]
-        return self._augment(pixels, labelled, draws_ON)
+        )
+        self._augment(pixels, [picture.labelled for picture in pictures], draws_ON, images)
 
     def close(self) -> None:
         """Let go of the pictures that were kept."""
