@@ -111,9 +111,9 @@ def info(
     model: Annotated[str | None, typer.Argument(help="A preset, or a file of parameters (*.yaml); neither: all presets.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pairs that a device holds at a time.")] = None,
     samples: Annotated[float | None, typer.Option(help="Pairs seen in a whole training: FLOPs and days.")] = None,
-    mfu: Annotated[float | None, typer.Option(help="With --samples: share of the peak that is reached; 0.4.")] = None,
-    gpus: Annotated[int | None, typer.Option(help="With --samples: how many; 1.")] = None,
-    tflops: Annotated[float | None, typer.Option(help="With --samples: one's peak; 989 (H100 SXM, bf16, dense).")] = None,
+    mfu: Annotated[float | None, typer.Option(help="With --samples: share of the peak that is reached. Default: 0.4.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="With --samples: how many. Default: 1.")] = None,
+    tflops: Annotated[float | None, typer.Option(help="With --samples: one's peak, TFLOP/s. Default: 989 (H100, bf16).")] = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="As a file for limoe params --overlay.")] = False,
@@ -149,7 +149,7 @@ def show_params(
 
 @app.command(rich_help_panel=TOOLS)
 def sensitivity(
-    name: Annotated[str | None, typer.Argument(help="A sweep, or a table of trials (*.parquet); the only sweep.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A sweep, or a table of trials (*.parquet). Default: the only one.")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
     apply: Annotated[bool, typer.Option("--apply", help="Write the recommended recipe into the parameters' file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -165,7 +165,7 @@ def sensitivity(
 @app.command(rich_help_panel=TOOLS)
 def routing(
     model: Annotated[Path, typer.Argument(help="A model directory, such as runs/train/limoe/model.")],
-    images: Annotated[Path | None, typer.Option(help="Pictures: a folder, Parquet, tars; the validation splits.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Pictures: a folder, Parquet, tars. Default: validation splits.")] = None,
     captions: Annotated[Path | None, typer.Option(help="The captions' file of a folder of pictures.")] = None,
     split: Annotated[str | None, typer.Option(help="One split alone, where there are several.")] = None,
     pairs: Annotated[int, typer.Option(min=2, help="At most so many pairs.")] = 512,
@@ -222,10 +222,12 @@ def inspect_set(
     path: Annotated[str, typer.Argument(help="Pictures and captions: a folder, a file, a pattern in quotes, an address.")],
     kind: Annotated[str | None, typer.Option(help="As what to read it; found out by default (docs/data.md).")] = None,
     images: Annotated[str | None, typer.Option(help="The folder in which paths of pictures start.")] = None,
-    columns: Annotated[list[str] | None, typer.Option("--column", help="image=NAME or caption=NAME; repeatable.")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="WHAT=NAME, of image, caption, label, split, group; repeatable.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What the set is to be called.")] = None,
     samples: Annotated[int, typer.Option(min=1, max=100, help="Pictures on the contact sheet.")] = 10,
-    out: Annotated[Path | None, typer.Option(help="The contact sheet; runs/inspect/NAME.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The contact sheet. Default: runs/inspect/NAME.png.")] = None,
     params: ParamsFile = DEFAULT_PARAMS,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -69,7 +70,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{named} is missing{more}"
     if problem["type"] == "value_error":
         return f"{key + ': ' if key else ''}{problem['ctx']['error']}{more}"
-    allowed = problem["msg"][0].lower() + problem["msg"][1:]
+    allowed = (problem["msg"][0].lower() + problem["msg"][1:]).replace("tuple", "list")  # YAML has no tuples
     guess = _nearest_choice(problem)
     return f"{named} = {problem['input']!r} is not allowed: {allowed}{guess}{more}"
 
@@ -77,13 +78,24 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
     section: Any = model
     for part in location[:-1]:
-        field = section.model_fields.get(str(part)) if hasattr(section, "model_fields") else None
-        section = field.annotation if field else None
-    names = list(section.model_fields) if hasattr(section, "model_fields") else []
+        section = _under(section, str(part))
+    names = list(getattr(section, "model_fields", ()))
     close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {'.'.join([*map(str, location[:-1]), close[0]])}?"
     return f"; allowed here: {', '.join(names)}" if names else ""
+
+
+def _under(kind: Any, part: str) -> Any:
+    """The type of what lies under a key of a section, or of a mapping of names to sections; None if that could be several."""
+    if hasattr(kind, "model_fields"):
+        found = kind.model_fields[part].annotation if part in kind.model_fields else None
+    else:
+        found = get_args(kind)[1] if get_origin(kind) is dict else None
+    if get_origin(found) in (Union, UnionType):
+        among = [one for one in get_args(found) if one is not NoneType]
+        return among[0] if len(among) == 1 else None
+    return found
 
 
 def _nearest_choice(problem: Any) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from limoe.config.compare import FetchedModel, LocalModel
 from limoe.config.section import Section
@@ -38,3 +39,13 @@ class ClipScoreParams(Section):
 
     model: LocalModel | FetchedModel
     at_least: float = Field(ge=-1, le=1)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _one_of_both(cls, model: object) -> object:
+        if isinstance(model, Mapping) and not {"path", "tag"} & set(model):
+            raise ValueError(
+                f"{model} is not allowed: {{path: ...}} is, for a model on this disk (and architecture, if it is a checkpoint), "
+                "or {architecture: ..., tag: ...}, for one whose weights are fetched"
+            )
+        return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,11 +10,13 @@ from pydantic import Field, field_validator, model_validator
 from limoe.config.section import Section
 from limoe.config.train import TrainParams
 
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
 
 class MachineParams(Section):
     """What belongs to the machine: in no stage's params and in no fingerprint."""
 
-    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str
     processes: int = Field(ge=1)
     expert_parallel: int = Field(ge=1)
     shard_weights: bool
@@ -22,6 +25,13 @@ class MachineParams(Section):
     dask: str | None
     cache_mb: int = Field(ge=0)
     tracking: Literal["mlflow", "none"]
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, device: str) -> str:
+        if not DEVICE.fullmatch(device):
+            raise ValueError(f"{device!r} is not allowed: auto, cpu, cuda or cuda:N is, such as cuda:0")
+        return device
 
     @field_validator("prepare_workers", mode="before")
     @classmethod
