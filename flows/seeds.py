@@ -83,6 +83,8 @@ def run_seeds(request: Request) -> None:
             overlay = study.write_overlay().relative_to(paths.root)
     for name, losses in study.losses().items():
         print(f"{name}: {_spread(losses)}")
+    for training in study.left_out():
+        print(f"not compared: {training}")
     print(f"MLflow: experiment {EXPERIMENT}, run {request.name}; next: limoe params --overlay {overlay}, then dvc repro")
 
 

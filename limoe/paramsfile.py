@@ -13,6 +13,20 @@ from pydantic import BaseModel, ValidationError
 from limoe.errors import UserError, did_you_mean
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML, where a key that stands twice is an error: of its two values one would be lost unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node; ConstructorError names the key's second place."""
+        found = set()
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode):
+                if name.value in found:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {name.value} stands twice", name.start_mark)
+                found.add(name.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; UserError if it is missing or no mapping."""
     values = read_value(path, "; run this in the project's folder or name it with --params")
@@ -24,7 +38,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_value(path: Path, advice: str = "") -> Any:
     """Whatever a YAML (or JSON) file holds; UserError if it is missing, with `advice`, or neither."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file{advice}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -203,7 +203,7 @@ def _key(name: str, contestant: str, before: Mapping[str, Any]) -> tuple[str, st
         return (own if section == "train" and own in before else name), ""
     if section != "train":
         return name, "the contestants share it"
-    return own, "the contestants share it" if key in SHARED else ""
+    return own, "the contestants share it" if key.partition(".")[0] in SHARED else ""
 
 
 def _budget(table: pa.Table, document: Mapping[str, Any]) -> list[str]:

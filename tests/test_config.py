@@ -59,6 +59,7 @@ def test_the_checked_in_file_is_valid_and_frozen(params: Params) -> None:
             "train.select_without={emoji: [vall]}",
             "= 'vall' is not allowed: input should be 'val', 'val-style' or 'val-scenes'; did you mean val?",
         ),
+        ("train.select_without={emojis: [val]}", "train.select_without: no source 'emojis'; did you mean emoji?"),
         ("prepare.sets={a: {path: x, spilt: train}}", "unknown key prepare.sets.a.spilt; did you mean prepare.sets.a.split?"),
         (
             "prepare.sets={a: {path: x, columns: {foo: b}}}",
@@ -141,6 +142,7 @@ def test_several_problems_are_counted(project: Path) -> None:
         ("a: [", "not valid YAML"),
         ("- 1", "must be a mapping of sections, is list"),
         ("\xff\xfe", "not valid YAML"),
+        ("train:\n  lr: 1\n  lr: 2\n", "not valid YAML (the key lr stands twice"),
     ],
 )
 def test_a_file_that_is_no_parameters_file(tmp_path: Path, content: str | None, sentence: str) -> None:

@@ -74,6 +74,15 @@ def test_another_contestants_recipe_goes_into_its_changes(copy: Path) -> None:
     assert sum("the contestants share it" in one for one in remarks) == 3  # batch, the groups tied to it, and the width
 
 
+def test_a_part_of_a_section_goes_into_a_contestants_changes_and_what_all_share_does_not(copy: Path) -> None:
+    swept = {"train.lr_scale.embeddings": 0.5, "train.mixture.emoji": 0.7, "train.rand_augment.magnitude": 3}
+    changed, remarks = applied(copy, "dense", **swept)
+    assert set(changed) == {"contestants.dense.lr", "contestants.dense.lr_scale.embeddings"}
+    scales = Params.load(copy).train_for("dense").lr_scale
+    assert (scales.embeddings, scales.router) == (0.5, 1.0)
+    assert sum("the contestants share it" in one for one in remarks) == 2
+
+
 def test_what_limoe_changes_of_its_own_is_changed_there(copy: Path) -> None:
     copy.write_text(copy.read_text().replace("  limoe: {}", "  limoe: {lr: 0.002}"))
     changed, _ = applied(copy)

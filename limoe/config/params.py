@@ -13,8 +13,9 @@ from limoe.config.machine import MachineParams
 from limoe.config.model import ModelParams
 from limoe.config.prepare import BalanceParams, PrepareParams
 from limoe.config.section import Section
+from limoe.config.sets import PACKAGED
 from limoe.config.train import CONTESTANTS, SHARED, Contestant, TrainParams
-from limoe.errors import UserError
+from limoe.errors import UserError, did_you_mean
 from limoe.paramsfile import explain, read_yaml, set_dotted
 
 
@@ -48,6 +49,10 @@ class Params(Section):
                 f"prepare.duplicates.against: {unknown[0]!r} is none of evaluate.sets, which are "
                 f"{', '.join(self.evaluate.sets) or 'none'}"
             )
+        sources = list(dict.fromkeys([*PACKAGED, *self.prepare.sources, *self.prepare.sets]))
+        if unknown := [name for name in self.train.select_without if name not in sources]:
+            hint = did_you_mean(unknown[0], sources) or f"; there are {', '.join(sources)}"
+            raise ValueError(f"train.select_without: no source {unknown[0]!r}{hint}")
         experts, owners = self.model.moe.experts, self.machine.expert_parallel
         if experts % owners:
             raise ValueError(f"machine.expert_parallel ({owners}) must divide model.moe.experts ({experts})")
@@ -98,6 +103,14 @@ class Params(Section):
                 "weight_decay)"
             )
         try:
-            return TrainParams.model_validate({**self.train.model_dump(), **changes})
+            return TrainParams.model_validate(_changed(self.train.model_dump(), changes))
         except ValidationError as error:
             raise UserError(f"contestants.{contestant}: {explain(error, TrainParams)}") from None
+
+
+def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `changes`; of a section that is changed in part, the rest stays."""
+    return values | {
+        key: _changed(values[key], change) if isinstance(change, dict) and isinstance(values.get(key), dict) else change
+        for key, change in changes.items()
+    }

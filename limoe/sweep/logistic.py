@@ -107,7 +107,9 @@ def axis_effects(axis: Axis, points: Sequence[dict[str, Any]]) -> Array:
     """The columns of `main_effects` for one axis."""
     units_N = np.array([axis.unit(point.get(axis.name)) for point in points], dtype=float)
     if not axis.numeric:
-        return np.stack([units_N == axis.unit(choice) for choice in (axis.choices or ())[1:]], axis=1).astype(float)
+        units_C = np.array([axis.unit(choice) for choice in (axis.choices or ())[1:]], dtype=float)  # none of one choice alone
+        same_NC: Array = (units_N[:, None] == units_C).astype(float)
+        return same_NC
     z_N = np.where(np.isnan(units_N), 0.0, 2 * units_N - 1)
     square_N = np.where(np.isnan(units_N), 0.0, z_N**2 - 1 / 3)
     curved = axis.choices is None or len(axis.choices) > 2

@@ -30,6 +30,7 @@ FIXED = {
     "train.threads": "is not searched: every trial gets the same share of the machine",
     "train.health": "is not searched: by it trials are told to have failed",
     "train.select_without": "is not searched: by it trials are judged",
+    "train.export": "is not searched: trials are measured on the weights of the last step, whichever are kept",
     "train.ema": "is not searched: trials are measured on the weights as they are, which it does not change",
 }
 

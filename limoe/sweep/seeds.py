@@ -69,12 +69,12 @@ class Seeds(Planned):
         keep_record(self.folder, self._record(params, data_hash, codes), may_change=("settings.seeds", "settings.contestants"))
 
     def write_overlay(self) -> Path:
-        """Name every model there is in compare.yaml; returns its path."""
+        """Name the models of all trainings that reached their end in compare.yaml; returns its path."""
         named = [
             f"    {self.group_of(work)}-seed{work.seed}: "
             f"{{path: {work.folder.relative_to(self._root).as_posix()}, seed_of: {self.group_of(work)}}}\n"
             for work in self.works
-            if self.outcome(work) is not None and (work.folder / "model").is_dir()
+            if self._whole(work) and (work.folder / "model").is_dir()
         ]
         path = self.folder / OVERLAY
         write_text(path, f"{COMMENT}compare:\n  models:{'' if named else ' {}'}\n{''.join(named)}")
@@ -85,9 +85,22 @@ class Seeds(Planned):
         found: dict[str, list[float]] = {self.group_of(work): [] for work in self.works}
         for work in sorted(self.works, key=_seed):
             outcome = self.outcome(work)
-            if outcome is not None and outcome.loss is not None:
+            if outcome is not None and outcome.loss is not None and self._whole(work):
                 found[self.group_of(work)].append(outcome.loss)
         return found
+
+    def left_out(self) -> list[str]:
+        """A sentence for each training that ended before its last step: its model is not one of equal budget."""
+        ended = [(work, outcome) for work in self.works if (outcome := self.outcome(work)) is not None and not self._whole(work)]
+        return [
+            f"{self.group_of(work)} seed {work.seed}: {outcome.kind} after {outcome.step} of {outcome.steps_planned} steps "
+            f"({outcome.evidence})"
+            for work, outcome in ended
+        ]
+
+    def _whole(self, work: Work) -> bool:
+        outcome = self.outcome(work)
+        return outcome is not None and outcome.step >= outcome.steps_planned
 
     def _record(self, params: Params, data_hash: str, codes: Mapping[Contestant, str]) -> dict[str, Any]:
         exclude = {"machine": True, "sweep": True, "compare": True}

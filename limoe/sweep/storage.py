@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import fcntl
 import json
-import re
 from pathlib import Path
 from typing import Any, TextIO
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from limoe.errors import UserError
 from limoe.files import dump_json, flatten, read_json, write_json
 
 JOURNAL = "optuna.log"
 RECORD = "sweep.json"
-PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+SECRETS = ("password", "passfile", "sslpassword")  # of a URL's query, as PostgreSQL's drivers have them
 
 
 class KernelLock(JournalFileOpenLock):
@@ -75,7 +76,12 @@ def without_password(url: str) -> str:
     >>> without_password("postgresql://me:secret@host/db")
     'postgresql://me@host/db'
     """
-    return PASSWORD.sub(r"\1@", url)
+    try:
+        read = make_url(url)
+    except ArgumentError:
+        return "a URL that cannot be read"
+    plain = read._replace(password=None).difference_update_query(SECRETS)
+    return url if plain == read else plain.render_as_string(hide_password=False)
 
 
 def keep_record(folder: Path, record: dict[str, Any], may_change: tuple[str, ...]) -> None:

@@ -62,11 +62,12 @@ class Sweep:
         objectives = len(settings.objectives)
         sampler = make_sampler(settings.sampler, space, settings.seed, objectives)
         pruner = make_pruner(settings.pruner, settings.reports, objectives)
+        storage = open_storage(self.folder, settings.storage)  # first: a wrong URL shall not take the name
         keep_record(self.folder, self._record(params, data_hash), may_change=("trials",))
         (self.folder / TRIALS).mkdir(parents=True, exist_ok=True)  # for the report, if every point is refused
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
-            storage=open_storage(self.folder, settings.storage),
+            storage=storage,
             study_name=settings.name,
             directions=["minimize"] * objectives,
             sampler=sampler,

@@ -6,6 +6,7 @@ train.steps: {total: 38400, over: train.batch}         # equal pairs for every b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ class Tie:
                 f"{name}: {key} must name another searched name, and {source!r} is none{nearest(str(source), list(free))}"
             )
         if key == "over":
-            if isinstance(total, bool) or not isinstance(total, int | float) or total <= 0:
+            if isinstance(total, bool) or not isinstance(total, int | float) or not 0 < total < math.inf:
                 raise UserError(f"{name}: total must be a number above 0, and is {total!r}")
             if not all(isinstance(end, int | float) and not isinstance(end, bool) and end > 0 for end in free[source].ends):
                 raise UserError(f"{name}: over must name numbers above 0, and {source} may be others")

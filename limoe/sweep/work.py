@@ -47,6 +47,8 @@ class SweepSettings:
         for key in ("trials", "seeds", "reports"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} = {getattr(self, key)} is not allowed: it must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed = {self.seed} is not allowed: 0 to {2**32 - 1} are")
         if self.seeds > FINAL_SEEDS[0]:
             raise UserError(
                 f"seeds = {self.seeds} is not allowed: {FINAL_SEEDS[0]} at most, the ones above are for the finalists"

@@ -68,6 +68,18 @@ def test_the_overlay_names_every_model_there_is(tmp_path, project):
     assert params["compare"]["models"]["limoe-seed1"]["path"].startswith("runs/sweeps/seeds/trials/")
 
 
+def test_a_training_that_did_not_reach_its_end_is_no_seed(tmp_path):
+    """Its model has seen fewer pairs than the others': it would be compared as one of equal budget."""
+    one = study(tmp_path, seeds=3, contestants=("limoe",))
+    for kind, step in (("unhealthy", 10), ("diverged", 4)):
+        work = one.next()
+        (work.folder / "model").mkdir()
+        one.finish(work, Outcome(kind, step=step, evidence="as it was", steps_planned=10, loss=3.0))
+    assert list(yaml.safe_load(one.write_overlay().read_text())["compare"]["models"]) == ["limoe-seed1"]
+    assert one.losses() == {"limoe": [3.0]}
+    assert one.left_out() == ["limoe seed 2: diverged after 4 of 10 steps (as it was)"]
+
+
 def test_an_overlay_of_no_model_is_one_too(tmp_path, project):
     shutil.copy(project / "params.yaml", tmp_path / "params.yaml")
     merge_overlay(tmp_path / "params.yaml", study(tmp_path).write_overlay())

@@ -517,6 +517,7 @@ def test_other_code_needs_another_name(tmp_path: Path, base: Params, monkeypatch
         ({"seeds": 0}, "seeds = 0"),
         ({"seeds": 1001}, "seeds = 1001"),
         ({"reports": 0}, "reports = 0"),
+        ({"seed": -1, "sampler": "sobol"}, "seed = -1 is not allowed"),
         ({"objectives": ("seconds",)}, "loss or loss,seconds are"),
         ({"sampler": "tpee"}, "did you mean tpe?"),
         ({"sampler": "grid"}, "train.lr is a continuous range"),
@@ -558,9 +559,24 @@ def test_half_a_line_is_cut_off(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_passwords_are_not_written_down() -> None:
-    assert without_password("postgresql+psycopg://a:b@c/d") == "postgresql+psycopg://a@c/d"
-    assert without_password("sqlite:///a:b.db") == "sqlite:///a:b.db"
+@pytest.mark.parametrize(
+    "url, written",
+    [
+        ("postgresql+psycopg://a:b@c/d", "postgresql+psycopg://a@c/d"),
+        ("postgresql+psycopg://a:se/cr@c/d", "postgresql+psycopg://a@c/d"),
+        ("postgresql+psycopg://c/d?user=a&password=secret&sslmode=require", "postgresql+psycopg://c/d?sslmode=require&user=a"),
+        ("sqlite:///a:b.db", "sqlite:///a:b.db"),
+        ("secret", "a URL that cannot be read"),
+    ],
+)
+def test_passwords_are_not_written_down(url: str, written: str) -> None:
+    assert without_password(url) == written
+
+
+def test_a_storage_that_cannot_be_opened_takes_no_name(tmp_path: Path, base: Params) -> None:
+    with pytest.raises(UserError, match="cannot be opened"):
+        made(tmp_path, base, storage=f"sqlite:///{tmp_path}/no/such/folder/study.db")
+    assert Runner().drive(made(tmp_path, base, trials=1, seeds=1, storage=f"sqlite:///{tmp_path}/study.db")).done
 
 
 # the recommendation
@@ -575,6 +591,16 @@ def test_the_finalists_are_the_analysis_recommendation(tmp_path: Path, base: Par
     assert 1 <= len(sweep.finalists()) <= 2
     assert all(values in tried for values in sweep.finalists())
     assert [found.values for found in sweep.published] == sweep.finalists()
+
+
+@pytest.mark.parametrize("only", [{"model.moe.priority": {"choices": ["bpr"]}}, {"model.moe.tau_text": {"choices": [None]}}])
+def test_a_name_with_one_choice_ends_in_a_recommendation_too(tmp_path: Path, base: Params, only: dict[str, Any]) -> None:
+    sweep = made(tmp_path, base, LR | only, trials=4, seeds=1)
+    del sweep._recommended
+    sweep = Runner(lambda work: Outcome("ok", 12, "fine", 12, 1.0, loss=2 + work.number / 10)).drive(sweep)
+    report_sweep(sweep.folder)
+    ((name, spec),) = only.items()
+    assert {values[name] for values in sweep.finalists()} == set(spec["choices"])
 
 
 def test_without_a_success_there_are_no_finalists(tmp_path: Path, base: Params) -> None:
