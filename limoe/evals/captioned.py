@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from limoe.data.formats.captioned import FLICKR, PicturesBelow, from_json, from_lines, names_of_split
+from limoe.data.formats.captioned import FLICKR, PicturesBelow, SplitLists, from_json, from_lines
 from limoe.errors import UserError
 from limoe.evals.layouts import Layout
 from limoe.evals.pictures import Files
@@ -30,10 +30,7 @@ def flickr(root: Path, given: Path | None, split: str | None) -> Layout:
         return _layout(root, _of_json(file, split))
     captions = _of_lines(file)
     if split is not None:
-        kept = _listed(root, split)
-        if unknown := [name for name in kept if name not in captions]:
-            raise UserError(f"{file}: no captions of {unknown[0]}, which the split {split} names")
-        captions = {name: captions[name] for name in kept}
+        captions = _of_split(file, captions, _list(root, split), split)
     return _layout(root, captions)
 
 
@@ -62,12 +59,26 @@ def _of_lines(file: Path) -> Captions:
     return captions
 
 
-def _listed(root: Path, split: str) -> list[str]:
-    """The names in the split's list."""
+def _of_split(file: Path, captions: Captions, list_file: Path, split: str) -> Captions:
+    """Those of the pictures that the split's list names, in its order."""
+    lists = SplitLists({list_file: split})
+    meant: dict[str, list[str]] = {name: [] for name in lists.names}
+    for name in captions:
+        if (known := lists.find(name)) is not None:
+            meant[known].append(name)
+    if unknown := [known for known, names in meant.items() if not names]:
+        raise UserError(f"{file}: no captions of {unknown[0]}, which the split {split} names")
+    if not meant:
+        raise UserError(f"{list_file}: names no picture")
+    return {name: captions[name] for names in meant.values() for name in names}
+
+
+def _list(root: Path, split: str) -> Path:
+    """The file that lists the split's pictures."""
     found = sorted(path for path in root.rglob("*.txt") if path.name in (f"Flickr_8k.{split}Images.txt", f"{split}.txt"))
     if not found:
         raise UserError(f"{root}: no list of the split {split} (Flickr_8k.{split}Images.txt or {split}.txt)")
-    return names_of_split(found[0])
+    return found[0]
 
 
 def _layout(root: Path, captions: Captions) -> Layout:

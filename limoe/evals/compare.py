@@ -8,6 +8,13 @@ groups change sides in the paired test. McNemar's test, which takes items as ind
 are none. Where each group holds one item, items are independent, and McNemar's exact test is used: the sign flips of such groups
 are the same test by sampling. Values between 0 and 1 (a share of several draws) are flipped too: McNemar's counts hits alone.
 
+Items may count unequally: in a mean per class each has a weight, 1 / (pictures of its class) scaled to 1 on average, and its
+value holds it. A resample's score is then a ratio estimator, the sum of its values over that of its weights: it lies between 0
+and 1, and is the plain mean where all classes have one size. It is not the mean over the classes that a resample holds: that
+counts a picture which is alone in its class once, however often it is drawn, and of 300 such pictures its 95% intervals covered
+83%, those of ratios 95%. Ratios take the sizes of classes as drawn, so that they cover rather more where classes differ much. A
+class of a few pictures that are all hit is taken for one that always is, by either.
+
 Axes: N items, G groups, C columns of values, R resamples or sign patterns, B bins.
 """
 
@@ -68,10 +75,13 @@ class Resampler:
         sums_RC: Array = np.concatenate(pieces)
         return sums_RC[:, :-1], sums_RC[:, -1]
 
-    def means(self, values_NC: Array) -> Array:
-        """(R, C): each resample's means."""
-        sums_RC, counts_R = self.sums(values_NC)
-        means_RC: Array = sums_RC / counts_R[:, None]
+    def means(self, values_NC: Array, weights_NC: Array | None = None) -> Array:
+        """(R, C): each resample's means: the sums of values over those of weights, which are 1 by default."""
+        if weights_NC is None:
+            weights_NC = np.ones_like(values_NC)
+        sums_RC, _ = self.sums(np.column_stack([values_NC, weights_NC]))
+        values_RC, weights_RC = np.hsplit(sums_RC, 2)
+        means_RC: Array = values_RC / weights_RC
         return means_RC
 
     @property
@@ -97,16 +107,19 @@ class Resampler:
         return (1 + as_far) / (1 + self._resamples)
 
 
-def mean_intervals(values_NC: Array, resampler: Resampler) -> list[Interval]:
-    """Percentile interval of each column's mean. Where every item has the value 0, or every one 1, resampling sees no spread:
-    there the exact (Clopper-Pearson) bound on a share is given, with each group as one trial."""
-    lows, highs = np.quantile(resampler.means(values_NC), [ALPHA / 2, 1 - ALPHA / 2], axis=0)
+def mean_intervals(values_NC: Array, resampler: Resampler, weights_NC: Array | None = None) -> list[Interval]:
+    """Percentile interval of each column's mean; a hit is worth its weight, which is 1 by default. Where every item is missed, or
+    every one hit, resampling sees no spread: there the exact (Clopper-Pearson) bound on a share is given, with each group as one
+    trial."""
+    if weights_NC is None:
+        weights_NC = np.ones_like(values_NC)
+    lows, highs = np.quantile(resampler.means(values_NC, weights_NC), [ALPHA / 2, 1 - ALPHA / 2], axis=0)
     margin = 1 - (ALPHA / 2) ** (1 / resampler.groups)
     found = []
-    for column_N, low, high in zip(values_NC.T, lows, highs, strict=True):
+    for column_N, weight_N, low, high in zip(values_NC.T, weights_NC.T, lows, highs, strict=True):
         if not column_N.any():
             low, high = 0.0, margin
-        elif (column_N == 1).all():
+        elif (column_N == weight_N).all():
             low, high = 1 - margin, 1.0
         found.append(Interval(float(low), float(high)))
     return found
@@ -182,9 +195,10 @@ class Paired:
         return verdict(self.difference, self.interval, self.p_holm)
 
 
-def paired(first_N: Array, second_N: Array, resampler: Resampler) -> Paired:
-    """The comparison of two models' hits (0 to 1) on the same items; p_holm is p until `adjust` sees the family."""
-    interval = _difference_interval(first_N - second_N, resampler)
+def paired(first_N: Array, second_N: Array, resampler: Resampler, weight_N: Array | None = None) -> Paired:
+    """The comparison of two models' hits (0 to 1, or to an item's weight) on the same items; p_holm is p until `adjust` sees the
+    family."""
+    interval = _difference_interval(first_N - second_N, resampler, weight_N)
     wins, losses = int((first_N > second_N).sum()), int((first_N < second_N).sum())
     exact = resampler.single and bool(np.isin([first_N, second_N], [0, 1]).all())
     test, p = (MCNEMAR, mcnemar(wins, losses)) if exact else (SIGN_FLIPS, resampler.sign_flip(first_N - second_N))
@@ -203,8 +217,9 @@ def mcnemar(wins: int, losses: int) -> float:
     return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))) if wins != losses else 1.0
 
 
-def _difference_interval(difference_N: Array, resampler: Resampler) -> Interval:
-    low, high = np.quantile(resampler.means(difference_N[:, None])[:, 0], [ALPHA / 2, 1 - ALPHA / 2])
+def _difference_interval(difference_N: Array, resampler: Resampler, weight_N: Array | None) -> Interval:
+    weights_NC = None if weight_N is None else weight_N[:, None]
+    low, high = np.quantile(resampler.means(difference_N[:, None], weights_NC)[:, 0], [ALPHA / 2, 1 - ALPHA / 2])
     return Interval(float(low), float(high))
 
 

@@ -1,10 +1,11 @@
-"""Names of metrics that are made up as they are needed: a few-shot probe's holds its number of pictures."""
+"""Names of metrics that are made up as they are needed (a few-shot probe's holds its number of pictures), and of weights."""
 
 from __future__ import annotations
 
 import re
 
 LINEAR_PROBE = "linear-probe"
+WEIGHTS = {"per_class": "class_weight"}  # metrics in which items count unequally: where each item's weight stands, 1 on average
 SHOTS = re.compile(r"\d+-shot")
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from limoe.data.formats.folders import SUFFIXES
 from limoe.data.formats.samples import CAPTIONS, READERS, key_and_suffix, label_names, spoken
 from limoe.errors import UserError
-from limoe.evals.layouts import Layout, shards
+from limoe.evals.layouts import Layout, name_below, shards
 from limoe.evals.pictures import Member, ParquetColumn, TarMembers
 
 
@@ -26,7 +26,7 @@ def parquet(root: Path, split: str | None) -> Layout:
         pictures = ParquetColumn(files, _image_column(files[0], schema))
     except (pa.ArrowException, KeyError) as error:
         raise UserError(f"{root}: not Parquet files of one form ({' '.join(str(error).split())})") from None
-    keys = tuple(f"{file.name}:{row}" for file in files for row in range(pq.read_metadata(file).num_rows))
+    keys = tuple(f"{name_below(root, file)}:{row}" for file in files for row in range(pq.read_metadata(file).num_rows))
     labels: tuple[str | None, ...] = (None,) * len(keys)
     if "label" in table.column_names:
         labels = tuple(None if label is None else str(label) for label in table["label"].to_pylist())
@@ -88,7 +88,10 @@ def _samples(tar: Path) -> dict[str, dict[str, Any]]:
                 elif suffix in READERS:
                     content = archive.extractfile(entry)
                     assert content is not None  # a file has content
-                    sample |= READERS[suffix](content.read().decode("utf-8"))
+                    sample[suffix] = READERS[suffix](content.read().decode("utf-8"))
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(f"{tar}: not an uncompressed tar of samples ({error})") from None
+    for sample in found.values():
+        for suffix in READERS:  # in this order, whatever the tar's is
+            sample |= sample.pop(suffix, {})
     return found

@@ -3,6 +3,8 @@
 The number may be compared with other models' on the same pictures and captions only: recall falls as a set grows, so a figure
 among 2,000 scenes says nothing about COCO's 5,000 photos.
 
+Pictures without a caption are left out, of the scores and of the candidates alike.
+
 Captions are strings: two that the tokenizer folds into one are one caption, which no model can tell apart. A picture's
 positives are its captions (a hit if any is in the top k), a caption's positives are all pictures that carry it (likewise).
 Without shared captions this is the usual R@k. Equal scores count against the model, for candidates that are not positives.
@@ -26,32 +28,34 @@ DEPTHS = (1, 5, 10)
 
 
 class Retrieval:
-    """Retrieval both ways over the whole of `data`. chunk: rows and columns of the similarity matrix held at a time: memory is
-    O(chunk^2 + N + M), whatever the size of the set."""
+    """Retrieval both ways over all pictures of `data` that have captions. chunk: rows and columns of the similarity matrix held
+    at a time: memory is O(chunk^2 + N + M), whatever the size of the set."""
 
     def __init__(self, name: str, data: EvalSet, chunk: int) -> None:
         self.name, self._data, self._chunk = name, data, chunk
+        self._rows = data.described
+        self._groups = tuple(data.groups[row] for row in self._rows)
         index: dict[str, int] = {}
         pairs = [
             (image, index.setdefault(caption, len(index)))
-            for image, captions in enumerate(data.captions)
-            for caption in dict.fromkeys(map(fold, captions))
+            for image, row in enumerate(self._rows)
+            for caption in dict.fromkeys(map(fold, data.captions[row]))
         ]
         self.captions = list(index)
         self._image_Q, self._caption_Q = torch.tensor(pairs).T.contiguous()
 
     def run(self, encoder: Encoder) -> Outcome:
         """Per picture i2t_r1, i2t_r5, i2t_r10; per caption t2i_r1, t2i_r5, t2i_r10: 1 for a hit, 0 for none."""
-        images_ND, captions_MD = encoder.images(self._data), encoder.texts(self.captions)
+        images_ND, captions_MD = encoder.images(self._data)[torch.tensor(self._rows)], encoder.texts(self.captions)
         rank_N, rank_M = retrieval_ranks(images_ND, captions_MD, self._image_Q, self._caption_Q, self._chunk)
-        pictures = Items(self._data.keys, self._data.groups, _hits("i2t", rank_N))
+        pictures = Items(tuple(self._data.keys[row] for row in self._rows), self._groups, _hits("i2t", rank_N))
         return Outcome(self.name, (pictures, Items(tuple(self.captions), self._caption_groups(), _hits("t2i", rank_M))))
 
     def _caption_groups(self) -> tuple[str, ...]:
         """Each caption's group: that of a picture that carries it, the first by name if there are several."""
         groups: dict[int, str] = {}
         for image, caption in zip(self._image_Q.tolist(), self._caption_Q.tolist(), strict=True):
-            groups[caption] = min(groups.get(caption, self._data.groups[image]), self._data.groups[image])
+            groups[caption] = min(groups.get(caption, self._groups[image]), self._groups[image])
         return tuple(groups[caption] for caption in range(len(self.captions)))
 
 

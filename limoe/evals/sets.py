@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from limoe.evals.metrics import WEIGHTS
 from limoe.evals.pictures import Column, Part, Pictures, content_hash, digests
 from limoe.files import sha256_json
 
@@ -95,14 +96,21 @@ class EvalSet:
         return [row for row, label in enumerate(self.labels) if label is not None]
 
     @property
+    def described(self) -> list[int]:
+        """Rows that have a caption: what retrieval can score."""
+        return [row for row, captions in enumerate(self.captions) if captions]
+
+    @property
     def candidates(self) -> list[str]:
         """The labels that a picture may have, in a fixed order."""
         return list(self.classes) if self.classes is not None else sorted({label for label in self.labels if label is not None})
 
     @property
     def captioned(self) -> bool:
-        """Whether a caption says more than its picture's class name does: without that, retrieval only repeats classification."""
-        return any(captions and set(captions) != {label} for captions, label in zip(self.captions, self.labels, strict=True))
+        """Whether retrieval has something to tell: two pictures or more have captions, and one says more than its picture's class
+        name does, without which retrieval only repeats classification."""
+        rows = self.described
+        return len(rows) >= 2 and any(set(self.captions[row]) != {self.labels[row]} for row in rows)
 
 
 @dataclass(frozen=True)
@@ -178,11 +186,12 @@ class Outcome:
     worst: tuple[Confused, ...] = ()
 
     def scores(self) -> list[Score]:
-        """Every score, in a fixed order: the means over items, then the others."""
+        """Every score, in a fixed order: the means over items (not of their weights), then the others."""
         means = [
             Score(metric, float(values.mean()), len(items.keys))
             for items in self.items
             for metric, values in items.values.items()
+            if metric not in WEIGHTS.values()
         ]
         return [*means, *self.extra]
 

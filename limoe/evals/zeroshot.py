@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from limoe.evals.compare import calibration_error
 from limoe.evals.encoder import Encoder
+from limoe.evals.metrics import WEIGHTS
 from limoe.evals.prompts import class_embeddings
 from limoe.evals.ranking import ranks, similarity
 from limoe.evals.sets import Confused, EvalSet, Items, Outcome, Score
@@ -46,8 +47,9 @@ class ZeroShot:
         """Score one model.
 
         Per picture: top1, top5 (0 or 1), per_class (top1 weighted so that each class counts equally) and confidence (the largest
-        probability at the model's scale). Beside them: calibration (expected calibration error), chance, each class's top-1, and
-        what the worst classes are taken for. Classes without a picture are candidates, and have no score.
+        probability at the model's scale); where classes differ in size, also class_weight, by which per_class is weighted.
+        Beside them: calibration (expected calibration error), chance, each class's top-1, and what the worst classes are taken
+        for. Classes without a picture are candidates, and have no score.
         """
         images_ND = encoder.images(self._data)[torch.tensor(self._rows)]
         classes_CD = class_embeddings(encoder, self._names, self._templates)
@@ -56,6 +58,8 @@ class ZeroShot:
         counts_C = torch.bincount(self._target_N, minlength=len(self.classes))
         weight_N = len(self._rows) / (int((counts_C > 0).sum()) * counts_C[self._target_N].double())
         values = {"top1": top1_N, "top5": rank_N < 5, "per_class": top1_N * weight_N, "confidence": confidence_N}
+        if (weight_N != 1).any():
+            values[WEIGHTS["per_class"]] = weight_N
         items = Items(
             keys=tuple(self._data.keys[row] for row in self._rows),
             groups=tuple(self._data.groups[row] for row in self._rows),

@@ -1,6 +1,6 @@
 """Bootstrap, sign flips, Holm and verdicts against scipy, known coverage and hand numbers."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -70,11 +70,68 @@ def test_no_hit_or_no_miss_gives_the_exact_bound(value, low, high):
     assert interval.high == pytest.approx(high)
 
 
+def class_weights(classes):
+    """Each item's weight in a mean per class, which is 1 on average."""
+    counts = np.bincount(classes)
+    return len(classes) / (len(counts) * counts[classes])
+
+
+def slow_intervals(classes, hits_NC, groups, seed, resamples=3000):
+    """Resample by resample: of each class the share of its pictures that are drawn and hit, over the share that is drawn."""
+    generator, names = np.random.default_rng(seed), sorted(set(groups))
+    members = {name: [row for row, group in enumerate(groups) if group == name] for name in names}
+    sizes, found = np.bincount(classes), []
+    for _ in range(resamples):
+        drawn = [row for place in generator.integers(len(names), size=len(names)) for row in members[names[place]]]
+        of_class = [[row for row in drawn if classes[row] == one] for one in range(len(sizes))]
+        whole = sum(len(mine) / size for mine, size in zip(of_class, sizes, strict=True))
+        hit = sum(hits_NC[mine].sum(0) / size for mine, size in zip(of_class, sizes, strict=True))
+        found.append(hit / whole)
+    return np.quantile(found, [0.025, 0.975], axis=0).T
+
+
+UNBALANCED = {
+    "a hundred and five": np.repeat([0, 1], [100, 5]),
+    "one or two each": np.repeat(np.arange(40), [1, 2] * 20),
+    "a long tail": np.repeat(np.arange(8), [64, 32, 16, 8, 4, 4, 2, 2]),
+}
+
+
+@pytest.mark.parametrize("together", [1, 3], ids=["alone", "in groups"])
+@pytest.mark.parametrize("classes", UNBALANCED.values(), ids=UNBALANCED)
+def test_the_interval_of_a_mean_per_class_is_that_of_a_slow_count_and_lies_in_0_to_1(classes, together):
+    hits_NC = (np.random.default_rng(1).random((len(classes), 3)) < [0.5, 0.9, 0.97]).astype(float)
+    hits_NC[-1] = [1, 0, 1]
+    groups = [f"{number // together:03d}" for number in range(len(classes))]
+    weights_NC = np.tile(class_weights(classes)[:, None], 3)
+    found = mean_intervals(hits_NC * weights_NC, resampler(len(classes), 10_000, groups=groups), weights_NC)
+    assert all(0 <= interval.low < interval.high <= 1 for interval in found)
+    slow = slow_intervals(classes, hits_NC, groups, seed=2)
+    np.testing.assert_allclose([(one.low, one.high) for one in found], slow, atol=0.025)
+
+
+@pytest.mark.parametrize("value, low, high", [(0.0, 0.0, beta.ppf(0.975, 1, 100)), (1.0, beta.ppf(0.025, 100, 1), 1.0)])
+def test_classes_of_95_and_5_pictures_without_a_hit_or_a_miss_have_the_exact_bound(value, low, high):
+    weights = class_weights(np.repeat([0, 1], [95, 5]))[:, None]
+    (interval,) = mean_intervals(value * weights, resampler(100), weights)
+    assert (interval.low, interval.high) == (pytest.approx(low), pytest.approx(high))
+
+
+@pytest.mark.parametrize("sizes", [[1] * 200, [60, 30, 20, 15, 12, 10, 10, 8, 8, 8, 5, 5, 5, 4]], ids=["one each", "a long tail"])
+def test_intervals_of_a_mean_per_class_cover_it_about_95_times_in_100_or_more(sizes):
+    classes, generator, trials = np.repeat(np.arange(len(sizes)), sizes), np.random.default_rng(0), 300
+    shares = np.full(len(sizes), 0.4) if len(set(sizes)) == 1 else np.linspace(0.3, 0.9, len(sizes))
+    hits_NC = (generator.random((len(classes), trials)) < shares[classes][:, None]).astype(float)
+    weights_NC = np.tile(class_weights(classes)[:, None], trials)
+    found = mean_intervals(hits_NC * weights_NC, resampler(len(classes)), weights_NC)
+    assert sum(interval.low <= shares.mean() <= interval.high for interval in found) >= 0.91 * trials
+
+
 def test_resamples_follow_from_seed_and_name_alone():
     values = np.random.default_rng(0).random((30, 2))
     first = resampler(30).means(values)
     np.testing.assert_array_equal(first, resampler(30).means(values))
-    np.testing.assert_array_equal(first[:, :1], resampler(30).means(values[:, :1]))
+    np.testing.assert_allclose(first[:, :1], resampler(30).means(values[:, :1]), rtol=1e-12)
     assert not np.array_equal(first, resampler(30, seed=1).means(values))
     assert not np.array_equal(first, resampler(30, name="other").means(values))
 
@@ -163,6 +220,38 @@ def test_paired_counts_what_only_one_model_hits():
     assert found.test == MCNEMAR
     assert found.interval.low >= 0
     assert found.verdict == "no difference shown"
+
+
+@pytest.mark.parametrize("classes", UNBALANCED.values(), ids=UNBALANCED)
+def test_the_interval_of_a_difference_per_class_is_that_of_a_slow_count(classes):
+    generator, weights = np.random.default_rng(3), class_weights(classes)
+    first, second = ((generator.random(len(classes)) < share).astype(float) for share in (0.9, 0.4))
+    found = paired(first * weights, second * weights, resampler(len(classes), 10_000), weights)
+    per_class = [(first - second)[classes == one].mean() for one in range(classes.max() + 1)]
+    assert found.difference == pytest.approx(np.mean(per_class))
+    groups = [f"{number:03d}" for number in range(len(classes))]
+    ((low, high),) = slow_intervals(classes, (first - second)[:, None], groups, seed=4)
+    assert (found.interval.low, found.interval.high) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
+    assert -1 <= found.interval.low < found.interval.high <= 1
+
+
+def test_a_test_per_class_flips_weighted_groups():
+    """Of all sign patterns, written out: the share whose difference of means per class is at least as large."""
+    classes = np.repeat([0, 1], [9, 3])
+    first, second, weights = hits("111111000110"), hits("000001110000"), class_weights(classes)
+    found = paired(first * weights, second * weights, resampler(12, 20_000), weights)
+    patterns = np.array(list(product([-1, 1], repeat=12))) * (first - second)
+    differences = [[row[classes == one].mean() for one in (0, 1)] for row in patterns]
+    means = np.abs(np.mean(differences, axis=1))
+    assert found.test == SIGN_FLIPS
+    assert found.p == pytest.approx(np.mean(means >= abs(found.difference) - 1e-9), abs=0.012)
+    assert (found.wins, found.losses) == (7, 2)
+
+
+def test_a_model_that_alone_hits_everything_is_better_by_one_in_every_class():
+    weights = class_weights(UNBALANCED["a long tail"])
+    found = paired(weights, 0 * weights, resampler(len(weights)), weights)
+    assert (found.interval.low, found.interval.high, found.verdict) == (pytest.approx(1), pytest.approx(1), "better")
 
 
 def test_a_clear_difference_is_named_in_either_direction():

@@ -97,6 +97,60 @@ def test_parquet_may_hold_captions(tmp_path, params):
     assert [type(one).__name__ for one in evaluators(data, params.evaluate)] == ["Retrieval"]
 
 
+def test_a_folder_a_split_is_told_apart_like_files(tmp_path, params):
+    for split, labels in (("train", (0, 1, 0, 1, 0, 1)), ("test", (1, 0, 1))):
+        parquet(tmp_path / "set" / "default" / split, [{"label": label} for label in labels], "0000", names=["cat", "dog"])
+    refused("holds the splits test, train; say which with the set's key split", tmp_path, "parquet")
+    refused("no file of the split val; there are test, train", tmp_path, "parquet", split="val")
+    data = opened(tmp_path, "parquet", split="test", train={"path": "set", "split": "train"})
+    assert told(data) == [(0, "1"), (1, "0"), (2, "1")]
+    assert data.keys == tuple(f"default/test/0000.parquet:{row}" for row in range(3))
+    assert told(data.train) == [(0, "0"), (1, "1"), (2, "0"), (3, "1"), (4, "0"), (5, "1")]
+    assert told(opened(tmp_path, "parquet", "set/default/test")) == told(data)
+    assert told(opened(tmp_path, "parquet", "set/default/test/0000.parquet")) == told(data)
+    assert opened(tmp_path, "parquet", "set/default/test/0000.parquet").keys == tuple(f"0000.parquet:{row}" for row in range(3))
+
+
+def test_folders_that_are_no_splits_are_one_set(tmp_path):
+    for folder in ("b", "a"):
+        parquet(tmp_path / "set" / folder, [{"label": "cat"}, {"label": "dog"}], "part-0")
+    data = opened(tmp_path, "parquet")
+    assert data.keys == ("a/part-0.parquet:0", "a/part-0.parquet:1", "b/part-0.parquet:0", "b/part-0.parquet:1")
+    parquet(tmp_path / "set" / "test", [{"label": "emu"}], "part-0")
+    assert told(opened(tmp_path, "parquet", split="test")) == [(0, "emu")]
+
+
+@pytest.mark.parametrize("names", [("train/0", "validation/0"), ("train", "validation"), ("web-train-0", "web-validation-0")])
+def test_splits_of_tars_are_told_by_folders_and_by_any_part_of_a_name(tmp_path, names):
+    for number, name in enumerate(names):
+        folder, _, file = name.rpartition("/")
+        tar(tmp_path / "set" / folder, {"a": {"png": picture(number), "cls": b"cat"}}, file)
+    refused("holds the splits train, validation; say which", tmp_path, "webdataset")
+    assert told(opened(tmp_path, "webdataset", split="validation")) == [(1, "cat")]
+
+
+def test_splits_of_other_names_are_told_by_what_names_begin_with(tmp_path):
+    for number, name in enumerate(("train-0", "val-0", "minival-0", "train2017-0")):
+        tar(tmp_path / "set", {name: {"png": picture(number), "cls": b"cat"}}, name)
+    refused("holds the splits minival, train, val; say which", tmp_path, "webdataset")
+    found = {split: told(opened(tmp_path, "webdataset", split=split)) for split in ("val", "minival", "train2017")}
+    assert found == {"val": [(1, "cat")], "minival": [(2, "cat")], "train2017": [(3, "cat")]}
+
+
+def test_pictures_without_captions_are_known_by_having_none(tmp_path, params):
+    rows = [["c 0", None], None, [], ["c 3", " "], [None], ["", "c 5"]]
+    parquet(tmp_path / "set", [{"captions": captions} for captions in rows])
+    data = opened(tmp_path, "parquet")
+    assert data.captions == (("c 0",), (), (), ("c 3",), (), ("c 5",))
+    assert data.described == [0, 3, 5]
+    assert [type(one).__name__ for one in evaluators(data, params.evaluate)] == ["Retrieval"]
+    told_by = {"a": {"txt": b"c 0"}, "b": {}, "c": {"txt": b" "}, "d": {"json": b'{"captions": ["c 3", null]}'}}
+    tar(tmp_path / "tars", {key: {"png": picture(0), **parts} for key, parts in told_by.items()})
+    assert opened(tmp_path, "webdataset", "tars").captions == (("c 0",), (), (), ("c 3",))
+    parquet(tmp_path / "numbers", [{"captions": [1, 2]}])
+    refused("numbers has a broken file", tmp_path, "parquet", path="numbers")
+
+
 @pytest.mark.parametrize(
     "rows, message",
     [
@@ -201,6 +255,28 @@ def test_flickr_captions_with_and_without_a_split(tmp_path, name, text):
     assert told(opened(tmp_path, "flickr8k", split="test")) == [(1, None)]
     written(tmp_path / "set" / "text" / "Flickr_8k.testImages.txt", "z.jpg\n")
     refused("no captions of z.jpg, which the split test names", tmp_path, "flickr8k", split="test")
+
+
+@pytest.mark.parametrize(
+    "captioned, listed",
+    [
+        ("p{}.png", "p{}.png"),
+        ("p{}.png", "p{}"),
+        ("p {}.jpg", "p {}.jpg"),
+        ("img/p{}.jpg", "p{}.jpg"),
+        ("img/p{}.jpg", "img/p{}"),
+        ("p{}.jpg", "./img/p{}.jpg"),
+    ],
+)
+def test_a_flickr_list_names_pictures_with_and_without_folders_and_suffixes(tmp_path, captioned, listed):
+    for number in range(6):
+        put(tmp_path / "set" / captioned.format(number), number)
+    written(tmp_path / "set" / "captions.txt", "\n".join(f"{captioned.format(number)},number {number}" for number in range(6)))
+    written(tmp_path / "set" / "test.txt", "\n".join(listed.format(number) for number in (4, 3, 5)))
+    data = opened(tmp_path, "flickr8k", split="test")
+    assert (told(data), data.captions) == ([(n, None) for n in (4, 3, 5)], (("number 4",), ("number 3",), ("number 5",)))
+    written(tmp_path / "set" / "test.txt", "\n")
+    refused("test.txt: names no picture", tmp_path, "flickr8k", split="test")
 
 
 @pytest.mark.parametrize(

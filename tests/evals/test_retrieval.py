@@ -77,6 +77,24 @@ def test_a_shared_caption_belongs_to_all_that_carry_it():
     assert outcome.items[1].groups == ("a", "c")
 
 
+def test_pictures_without_captions_are_neither_scored_nor_candidates():
+    """Each picture points its own way, and so does its caption; that of picture 4 points to picture 1, which has none."""
+    images = torch.eye(6)
+    model = TableModel(images, images[[0, 2, 1]])
+    outcome = Retrieval("val", eval_set([["t0"], [], ["t1"], [], ["t2"], []]), 2).run(encoder(model))
+    found = hits(outcome)
+    assert outcome.items[0].keys == ("k0", "k2", "k4")
+    assert outcome.items[0].groups == ("g0", "g2", "g4")
+    assert outcome.items[1].groups == ("g0", "g2", "g4")
+    assert found["i2t_r1"].tolist() == [1, 1, 0]  # picture 4 is as far from its own caption as from the others
+    assert found["t2i_r1"].tolist() == [1, 1, 0]
+    assert found["t2i_r5"].tolist() == [1, 1, 1]
+    assert {score.n for score in outcome.scores()} == {3}
+    perfect = TableModel(images, images[[0, 2, 4]])
+    found = hits(Retrieval("val", eval_set([["t0"], [], ["t1"], [], ["t2"], []]), 2).run(encoder(perfect)))
+    assert all(values.tolist() == [1, 1, 1] for values in found.values())
+
+
 @pytest.mark.parametrize("noise", [0.0, 1e-7], ids=["equal", "equal but for rounding"])
 def test_a_collapsed_model_retrieves_nothing(noise):
     same = torch.ones(30, 4) + noise * torch.rand(30, 4, generator=torch.Generator().manual_seed(0))

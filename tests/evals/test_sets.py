@@ -71,6 +71,13 @@ def test_rows_without_a_label_are_left_out_of_zero_shot():
     assert evaluators(eval_set([["a"], ["b"], ["c"]], ["x", None, "y"]), PARAMS)[0].classes == ["x", "y"]
 
 
+def test_rows_without_a_caption_are_left_out_of_retrieval():
+    data = eval_set([["a"], [], ["b"]])
+    assert data.described == [0, 2]
+    assert names(data) == [("Retrieval", "val")]
+    assert names(eval_set([["a"], [], []])) == []
+
+
 def test_an_outcome_becomes_rows_and_items():
     items = Items(("p", "q"), ("g", "g"), {"top1": np.array([1.0, 0.0])})
     outcome = Outcome("val", (items,), (Score("chance", 1 / 3, 3),))

@@ -70,6 +70,22 @@ def test_each_class_has_its_own_score():
         assert score.n == int(mine.sum())
 
 
+def test_a_mean_per_class_leaves_its_weights_where_classes_differ_in_size():
+    model, target, scores = random_case()
+    values = run(model, target).items[0].values
+    hit, counts = (scores.argmax(1) == target).numpy(), torch.bincount(target)[target].numpy()
+    np.testing.assert_allclose(values["class_weight"], PICTURES / (CLASSES * counts))
+    np.testing.assert_allclose(values["per_class"], hit * values["class_weight"])
+    assert values["class_weight"].mean() == pytest.approx(1)
+
+
+def test_classes_of_one_size_need_no_weights():
+    model, _, _ = random_case()
+    values = run(model, torch.arange(CLASSES).repeat(PICTURES // CLASSES)).items[0].values
+    assert "class_weight" not in values
+    np.testing.assert_array_equal(values["per_class"], values["top1"])
+
+
 def test_chunks_do_not_change_scores_and_bound_the_matrix(monkeypatch):
     model, target, _ = random_case()
     whole = run(model, target)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from limoe.data.formats.folders import pictures_below
+from limoe.data.formats.folders import SUFFIXES, pictures_below
 from limoe.data.scratch import scratch, to_blob, to_path
 from limoe.errors import UserError
 from limoe.files import read_json
@@ -67,9 +68,57 @@ def from_lines(file: Path) -> Iterator[tuple[int, str, str]]:
                 yield number, name.strip().split("#")[0], caption.strip()
 
 
-def names_of_split(file: Path) -> list[str]:
-    """The pictures in a split's list (`Flickr_8k.trainImages.txt`, `train.txt`): names, or numbers without a suffix."""
-    return [Path(line).with_suffix(".jpg").name for line in file.read_text(encoding="utf-8").split()]
+class SplitLists:
+    """Lists of the pictures of splits (`Flickr_8k.trainImages.txt`, `train.txt`): a name a line.
+
+    Captions may call a picture by more or less of its path than a list does, and a list may leave its suffix out.
+    """
+
+    def __init__(self, lists: Mapping[Path, str]) -> None:
+        """lists: each file's split. UserError if one is not UTF-8, or two put a picture into different splits."""
+        self._splits, self._found = lists, set[Path]()
+        self._lists: dict[str, tuple[Path, ...]] = {}  # by name: those that have it
+        self._longer: dict[str, str | None] = {}  # names by their last part, where they have more; None where several have it
+        for file in lists:
+            mine = (file,)
+            for name in _names(file):
+                known = self._lists.get(name, ())
+                if known and lists[known[0]] != lists[file]:
+                    raise UserError(f"{file}: the name {name!r} is in {known[0].name}, too; a picture belongs to one split")
+                self._lists[name] = (*known, file) if known else mine
+                last = name.rpartition("/")[2]
+                if last != name and not known:
+                    self._longer[last] = None if last in self._longer else name
+
+    @property
+    def names(self) -> list[str]:
+        """Those of all lists, in their order, each once."""
+        return list(self._lists)
+
+    def find(self, name: str) -> str | None:
+        """The listed name of the picture that captions call `name`; None if no list has it."""
+        name = posixpath.normpath(name)
+        spelt = (*_spellings(name), *_spellings(name.rpartition("/")[2]))
+        return next((known for known in spelt if known in self._lists), None) or next(
+            (longer for known in _spellings(name) if (longer := self._longer.get(known))), None
+        )
+
+    def split_of(self, name: str) -> str | None:
+        """The split of the picture that captions call `name`; None if no list has it."""
+        if (known := self.find(name)) is None:
+            return None
+        self._found.update(self._lists[known])
+        return self._splits[self._lists[known][0]]
+
+    def check_found(self) -> None:
+        """UserError if there is a list none of whose names `split_of` was asked for."""
+        for name, files in self._lists.items():
+            if lost := [file for file in files if file not in self._found]:
+                raise UserError(
+                    f"{lost[0]}: none of its names is that of a picture in the captions beside it, {name[:80]!r} for one; "
+                    "allowed is a name or path a line as the captions have it, with its suffix or without; call it otherwise if "
+                    "it is no such list"
+                )
 
 
 class PicturesBelow:
@@ -95,6 +144,20 @@ class PicturesBelow:
             if len(found) == 1:
                 return to_path(found[0][0])
         return None
+
+
+def _names(file: Path) -> Iterator[str]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not a list of names in UTF-8") from None
+    return (posixpath.normpath(name) for line in lines if (name := line.strip()))
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """As it is, and without the picture's suffix."""
+    stem = name.rpartition(".")[0]
+    return (name, stem) if name.lower().endswith(SUFFIXES) and not stem.lower().endswith(SUFFIXES) else (name,)
 
 
 def _name(name: Any) -> str:

@@ -43,15 +43,17 @@ def pictures_below(root: Path, ahead: str = "") -> Iterator[str]:
             yield ahead + name
 
 
-def class_pictures(root: Path) -> Iterator[Path]:
-    """`root/CLASS/*.jpg`, a class after the other, of which one is in memory. UserError if there are no class folders, one is
-    empty, or pictures lie beside them."""
+def labelled_pictures(root: Path) -> Iterator[tuple[str, Path]]:
+    """Class and picture: `root/CLASS/*.jpg`, and what lies in folders below a class; one folder is in memory.
+
+    UserError if there are no class folders, one holds no picture itself, or pictures lie beside them.
+    """
     if loose := pictures_in(root):
         raise UserError(f"{root}: {loose[0].name} lies beside the class folders; a picture must lie in the folder of its class")
     classes = subfolders(root)
     for folder in classes:
-        if not (mine := pictures_in(folder)):
-            raise UserError(f"{folder}: a class folder without a picture; allowed suffixes are {', '.join(SUFFIXES)}")
-        yield from mine
+        if not pictures_in(folder):
+            raise UserError(f"{folder}: a class folder without a picture of its own; allowed suffixes are {', '.join(SUFFIXES)}")
+        yield from ((folder.name, folder / name) for name in pictures_below(folder))
     if not classes:
         raise UserError(f"{root}: no class folders here; pictures must lie in {root.name}/CLASS/*.jpg")

@@ -11,9 +11,14 @@ import pyarrow as pa
 CAPTIONS = ("captions", "caption", "txt", "text")
 
 
-def spoken(captions: str | Sequence[str] | None) -> tuple[str, ...]:
-    """A caption or several, as several."""
-    return (captions,) if isinstance(captions, str) else tuple(captions or ())
+def spoken(captions: str | Sequence[str | None] | None) -> tuple[str, ...]:
+    """A caption or several, as several, without nulls and those of white space alone.
+
+    >>> spoken(["a cat", None, " "]), spoken("a cat"), spoken(None)
+    (('a cat',), ('a cat',), ())
+    """
+    listed = (captions,) if isinstance(captions, str) else captions or ()
+    return tuple(caption for caption in listed if caption is not None and caption.strip())
 
 
 def key_and_suffix(name: str) -> tuple[str, str]:
@@ -37,6 +42,11 @@ def label_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
+def _from_lines(text: str) -> dict[str, Any]:
+    captions = [caption for line in text.splitlines() if (caption := line.strip())]
+    return {"captions": captions} if captions else {}
+
+
 def _from_json(text: str) -> dict[str, Any]:
     told = json.loads(text)
     if not isinstance(told, dict):
@@ -45,8 +55,9 @@ def _from_json(text: str) -> dict[str, Any]:
     return captions | {name: told[name] for name in ("label", "split", "group") if told.get(name) is not None}
 
 
+# by suffix; of two that say the same thing the later one counts
 READERS: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "cls": lambda text: {"label": text.strip()},
-    "txt": lambda text: {"captions": text.strip()},
     "json": _from_json,
+    "txt": _from_lines,
 }

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from limoe.config import SetParams
-from limoe.data.formats.captioned import FLICKR, PicturesBelow, from_json, from_lines, names_of_split
+from limoe.data.formats.captioned import FLICKR, PicturesBelow, SplitLists, from_json, from_lines
+from limoe.data.formats.splits import WORDS, named_splits
 from limoe.data.sources.base import Rejected
 from limoe.data.sources.images import ImageFolder
 from limoe.data.sources.listed import Listed, Told
 from limoe.data.sources.listing import Picture
 from limoe.data.sources.places import Place, find
-from limoe.data.sources.splits import WORDS, named_splits
 from limoe.data.sources.table import images_folder
 from limoe.data.verify import BadImage
 from limoe.errors import UserError
@@ -37,19 +37,28 @@ class Captioned(Listed):
         super().__init__(name, params, root)
 
     def rows(self) -> Iterator[Told | Rejected]:
-        """Of every file, in order; pictures that are not there are rejected."""
+        """Of every file, in order; pictures that are not there are rejected. UserError if a split's list names none of them."""
         if not (there := PicturesBelow(self._folder)):
             raise UserError(f"{self._folder}: no pictures below it; say with the set's key images where they are")
         splits = named_splits(place.name for place in self._files)
+        lists: dict[Path, SplitLists] = {}
         for place in self._files:
-            read = self._of_json if place.name.endswith(".json") else self._of_lines
-            for row in read(place, splits.get(place.name)):
+            by_file = splits.get(place.name)
+            if place.name.endswith(".json"):
+                told = self._of_json(place, by_file)
+            else:
+                folder = Path(place.address).parent
+                lists[folder] = lists.get(folder) or self._lists_in(folder)
+                told = self._of_lines(place, by_file, lists[folder])
+            for row in told:
                 path = there.find(row.image)
                 if path is None:
                     yield self.rejected(row.image, BadImage("missing-file", MISSING), row.where)
                 else:
                     row.image = path
                     yield row
+        for beside in lists.values():
+            beside.check_found()
 
     def files(self, picture: Picture) -> Sequence[Path]:
         """The picture's."""
@@ -67,10 +76,16 @@ class Captioned(Listed):
         for number, one in enumerate(from_json(Path(place.address)), 1):
             yield Told(f"{place.name}, picture {number}", one.name, list(one.captions), split=one.split, by_file=by_file)
 
-    def _of_lines(self, place: Place, by_file: str | None) -> Iterator[Told]:
-        listed = _listed(Path(place.address).parent)
+    def _of_lines(self, place: Place, by_file: str | None, lists: SplitLists) -> Iterator[Told]:
         for number, name, caption in from_lines(Path(place.address)):
-            yield Told(f"{place.name}, line {number}", name, caption, by_file=listed.get(name, by_file))
+            yield Told(f"{place.name}, line {number}", name, caption, by_file=lists.split_of(name) or by_file)
+
+    def _lists_in(self, folder: Path) -> SplitLists:
+        """The lists of splits in a folder of captions; none where all of the set goes to one."""
+        captions = {Path(place.address) for place in self._files}
+        files = [] if self.params.split else sorted(set(folder.glob("*.txt")) - captions)
+        named = {file: match[1] for file in files if (match := LIST.fullmatch(file.name))}
+        return SplitLists({file: WORDS[word] for file, word in named.items() if word in WORDS})
 
 
 def _files(params: SetParams, root: Path) -> list[Place]:
@@ -83,9 +98,3 @@ def _files(params: SetParams, root: Path) -> list[Place]:
     if not known:
         raise UserError(f"{root / params.path}: no captions here (captions_*.json, {', '.join(FLICKR)}); name their file as path")
     return known
-
-
-def _listed(folder: Path) -> dict[str, str]:
-    """Name -> split, from the lists of names beside the captions."""
-    found = [(match[1], path) for path in sorted(folder.glob("*.txt")) if (match := LIST.fullmatch(path.name))]
-    return {name: WORDS[word] for word, path in found if word in WORDS for name in names_of_split(path)}

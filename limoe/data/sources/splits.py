@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from limoe.config import SetParams
+from limoe.data.formats.splits import SPLITS, WORDS
 from limoe.data.schema import TRAIN
 from limoe.data.sources.base import fraction
 from limoe.data.verify import BadImage
-
-SPLITS = (TRAIN, "val", "test")
-WORDS = {
-    **{name: name for name in SPLITS},
-    **dict.fromkeys(("training", "restval"), TRAIN),  # Karpathy's rest of COCO's validation pictures is for training
-    **dict.fromkeys(("valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("testing",), "test"),
-}
-WORD = re.compile(rf"(?<![a-z])({'|'.join(sorted(WORDS, key=len, reverse=True))})(?![a-z])")
 
 
 def understood(said: str) -> str:
@@ -25,18 +16,6 @@ def understood(said: str) -> str:
     if (word := said.strip().lower()) in WORDS:
         return WORDS[word]
     raise BadImage("bad-split", f"split {said[:80]!r}; allowed are {', '.join(SPLITS)}")
-
-
-def named_splits(names: Iterable[str]) -> dict[str, str]:
-    """File name (with its folders) -> split, where it names one; empty unless the names tell at least two splits apart.
-
-    >>> named_splits(["train-00000.tar", "validation/00000.tar", "00000.tar"])
-    {'train-00000.tar': 'train', 'validation/00000.tar': 'val'}
-    >>> named_splits(["train-00000.tar", "train-00001.tar"])
-    {}
-    """
-    found = {name: WORDS[words[-1]] for name in names if (words := WORD.findall(name.lower()))}
-    return found if len(set(found.values())) > 1 else {}
 
 
 def folder_splits(paths: Iterable[str]) -> dict[str, str]:
