@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,16 @@ from pydantic import ValidationError
 
 from limoe import files
 from limoe.config import SetParams
-from limoe.config.sets import IN_TARS, check_names
+from limoe.config.sets import IN_TARS, PACKAGED, check_names
 from limoe.data.addresses import is_remote
 from limoe.data.sheet import Card, contact_sheet
 from limoe.data.survey import LOOKED_AT, Picture, Survey, survey
 from limoe.errors import UserError
-from limoe.paramsfile import explain
+from limoe.paramsfile import explain, read_yaml
 
 SHEETS = Path("runs/inspect")
 WATCHED = "data/raw"
+PARAMS = "params.yaml"
 CODE = re.compile(r"\d+|n\d{8}")  # a number, or one of WordNet's ids
 STAYING = "to train from uncompressed tars without a copy of their pictures, add in_place: true (docs/data.md)"
 COMMON = {"data", "raw", "images", "captions", "annotations", "train", "shards", "metadata"}  # no names for a set
@@ -34,6 +35,7 @@ def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | N
     params = _portable(_params(given), root)
     name = name or name_of(params.path)
     _check(name, params)
+    mixed = _mixed(root / PARAMS)
     found = survey(name, params, root, _watched, samples)
     if not found.pictures and not found.facts["rejected"]:
         raise UserError(f"{params.path}: read as {found.params.kind}, and there is nothing in it")
@@ -41,13 +43,13 @@ def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | N
     if found.pictures:
         sheet = out or SHEETS / f"{name}.png"
         files.write_bytes(sheet, contact_sheet([_card(one) for one in found.samples]))
-    section = to_paste(name, found.params)
+    section = to_paste(name, found.params, mixed)
     if as_json:
         print(json.dumps({"name": name, **found.facts, "sheet": sheet and str(sheet), "params": section}, indent=2, default=str))
     else:
         print("\n".join(told(name, found)))
         print(f"samples: {sheet}" if sheet else "samples: none, every input that was looked at is rejected")
-        if note := unwatched(params.path, root):
+        for note in filter(None, (unwatched(path, root) for path in _paths(params).values())):
             print(note)
         if found.params.kind in IN_TARS:
             print(STAYING)
@@ -59,14 +61,14 @@ def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | N
 
 
 def read_columns(given: Sequence[str]) -> dict[str, Any]:
-    """The key `columns`, from `image=photo`; a column that is named twice is a list."""
+    """The key `columns`, from `image=photo`; a column that is named twice is a list, and `label=false` leaves labels alone."""
     found: dict[str, Any] = {}
     for one in given:
         what, equals, name = one.partition("=")
         if not equals:
             raise UserError(f"--column {one}: must look like caption=NAME")
-        found[what] = name if what not in found else [*([found[what]] if isinstance(found[what], str) else found[what]), name]
-    return found
+        found.setdefault(what, []).append(name if name != "false" else False)
+    return {what: names[0] if len(names) == 1 else names for what, names in found.items()}
 
 
 def name_of(path: str) -> str:
@@ -82,12 +84,12 @@ def name_of(path: str) -> str:
     return "mine"
 
 
-def to_paste(name: str, params: SetParams) -> dict[str, Any]:
-    """The overlay that trains on this set alone."""
+def to_paste(name: str, params: SetParams, mixed: Iterable[str]) -> dict[str, Any]:
+    """The overlay that trains on this set alone. mixed: what the mixture holds so far; mappings merge."""
     said = params.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
     return {
         "prepare": {"sources": [name], "sets": {name: {"path": params.path, "kind": params.kind, **said}}},
-        "train": {"mixture": {"emoji": 0, "scenes": 0, name: 1}},
+        "train": {"mixture": {**dict.fromkeys(mixed, 0), name: 1}},
     }
 
 
@@ -97,7 +99,7 @@ def unwatched(path: str, root: Path) -> str | None:
         return f"DVC does not see {path}: after a change there run dvc repro --force prepare"
     given, watched = (Path(os.path.abspath(root / one)) for one in (path, WATCHED))  # not resolved: a set there may be a link
     if not given.is_relative_to(watched):
-        return f"DVC watches {WATCHED} alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
+        return f"DVC watches {WATCHED} alone: move {path} there, or add it to the deps of prepare in dvc.yaml"
     return None
 
 
@@ -131,6 +133,15 @@ def _params(given: Mapping[str, Any]) -> SetParams:
         return SetParams.model_validate({key: value for key, value in given.items() if value})
     except ValidationError as error:
         raise UserError(explain(error, SetParams)) from None
+
+
+def _mixed(file: Path) -> list[str]:
+    """The sources in the mixture of the params; the packaged ones where there is no such file."""
+    if not file.is_file():
+        return list(PACKAGED)
+    train = read_yaml(file).get("train")
+    mixture = train.get("mixture") if isinstance(train, dict) else None
+    return list(mixture) if isinstance(mixture, dict) else []
 
 
 def _paths(params: SetParams) -> dict[str, str]:

@@ -27,7 +27,7 @@ from limoe.data.sheet import GAP, LINE, LINES, NOTES, SIDE, Card, contact_sheet,
 from limoe.data.sources import build
 from limoe.data.survey import Picture, Samples, survey
 from limoe.inspection import unwatched
-from limoe.overlay import load_document, merge
+from limoe.overlay import dump_document, load_document, merge
 
 PHOTOS = ROOT.parent / "shared" / "data"
 EXAMPLES = (
@@ -53,7 +53,7 @@ def overlaid(section: dict[str, Any]) -> Params:
 
 @pytest.fixture
 def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three good pictures and two bad rows, in the working directory."""
+    """Three good pictures and two bad rows, in the working directory; a text beside a picture in another folder."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data" / "raw" / "pets"
     folder.mkdir(parents=True)
@@ -61,6 +61,9 @@ def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / f"{number}.png").write_bytes(picture(number, *size))
     rows = ["0.png,a grey cat,cat,train", "0.png,the cat sleeps,,", "1.png,a dog,dog,val", "2.png,a grey cat,cat,train"]
     (folder / "rows.csv").write_text("\n".join(["file_name,text,label,split", *rows, "gone.png,x,,", "1.png,y,,holdout"]))
+    (texts := tmp_path / "data" / "raw" / "texts").mkdir()
+    (texts / "0.png").write_bytes(picture(0))
+    (texts / "0.txt").write_text("a cat")
     return folder
 
 
@@ -111,6 +114,34 @@ def test_an_absolute_path_elsewhere_is_pointed_at(pets: Path, tmp_path_factory: 
     assert overlaid(yaml.safe_load(section)).prepare.sets["rows"].path == path
 
 
+def test_the_section_of_a_second_set_leaves_out_what_the_file_mixes(pets: Path) -> None:
+    """Mappings merge: what the present mixture names stays in it."""
+    document = load_document(ROOT / "params.yaml")
+    first = {"prepare": {"sources": ["first"], "sets": {"first": {"path": "x"}}}}
+    merge(document, first | {"train": {"mixture": {"emoji": 0, "scenes": 0, "first": 1}}})
+    Path("params.yaml").write_text(dump_document(document))
+    section = json.loads(limoe("inspect", "data/raw/pets/rows.csv", "--json").stdout)["params"]
+    assert section["train"]["mixture"] == {"emoji": 0, "scenes": 0, "first": 0, "rows": 1}
+    Path("own.yaml").write_text(yaml.safe_dump(section))
+    assert limoe("params", "--overlay", "own.yaml").exit_code == 0
+    again = json.loads(limoe("inspect", "data/raw/pets/rows.csv", "--json").stdout)["params"]
+    assert again["train"]["mixture"] == {"emoji": 0, "scenes": 0, "first": 0, "rows": 1}
+
+
+def test_pictures_that_dvc_would_not_notice_are_told(pets: Path) -> None:
+    shutil.copytree(pets, "photos")
+    shown = limoe("inspect", "data/raw/pets/rows.csv", "--images", "photos").stdout
+    assert "DVC watches data/raw alone: move photos there, or add it to the deps of prepare in dvc.yaml" in shown
+    assert shown.count("DVC") == 1
+
+
+def test_a_column_can_be_left_alone(pets: Path) -> None:
+    result = limoe("inspect", "data/raw/pets/rows.csv", "--column", "label=false", "--column", "split=false", "--json")
+    told = json.loads(result.stdout)
+    assert (told["labels"], told["columns"]["split"]) == (None, None)
+    assert told["params"]["prepare"]["sets"]["rows"]["columns"] == {"label": False, "split": False}
+
+
 def test_a_large_set_is_looked_at_here_and_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("limoe.data.survey.LOOKED_AT", 10)
     monkeypatch.setattr("limoe.data.survey.PARTS", 3)
@@ -157,7 +188,7 @@ def test_what_dvc_would_not_notice_is_told(tmp_path: Path) -> None:
         assert unwatched(path, tmp_path) is None
     for path in ("elsewhere", "data/raw2/pets", "data/raw/../pets"):
         assert unwatched(path, tmp_path) == (
-            "DVC watches data/raw alone: move the set there, or add its path to the deps of prepare in dvc.yaml"
+            f"DVC watches data/raw alone: move {path} there, or add it to the deps of prepare in dvc.yaml"
         )
     assert unwatched("s3://bucket/a.tar", tmp_path) == (
         "DVC does not see s3://bucket/a.tar: after a change there run dvc repro --force prepare"
@@ -174,6 +205,7 @@ def test_what_dvc_would_not_notice_is_told(tmp_path: Path) -> None:
         (("data/raw/pets/rows.csv", "--column", "words=text"), "error: unknown key columns.words"),
         (("data/raw/pets/rows.csv", "--column", "caption=words"), "there is no 'words', which its key columns names"),
         (("data/raw/pets/rows.csv", "--images", "gone"), "error: images: gone is no folder"),
+        (("data/raw/texts", "--column", "caption=title"), "data/raw/texts is read as sidecar: columns is of no use to the kind"),
     ],
 )
 def test_mistakes_get_a_sentence(pets: Path, arguments: tuple[str, ...], sentence: str) -> None:

@@ -19,13 +19,13 @@ PACKAGED = ("emoji", "scenes")  # sources that no set may be called like
 
 
 class ColumnParams(Section):
-    """Which columns (or keys) hold what; null: found by their usual names."""
+    """Which columns (or keys) hold what; null: found by their usual names; false: none is used, whatever its name."""
 
     image: str | None = None
     caption: str | tuple[str, ...] | None = None
-    label: str | None = None
-    split: str | None = None
-    group: str | None = None
+    label: str | Literal[False] | None = None
+    split: str | Literal[False] | None = None
+    group: str | Literal[False] | None = None
 
 
 class SetParams(Section):

@@ -13,7 +13,7 @@ import hashlib
 import io
 import string
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -30,6 +30,9 @@ PAD_ID = 0  # that of limoe.model.tokens, which a test compares: preparing data 
 SPECIAL = PAD, EOS, UNK = ("[PAD]", "[EOS]", "[UNK]")
 ALPHABET = string.ascii_lowercase + string.digits  # known whatever the captions hold: users' prompts spell new words
 SPACE = "▁"  # how the vocabularies spell the space before a word
+ALWAYS = frozenset({*ALPHABET, SPACE})
+RESERVED = "▅"  # SentencePiece skips every caption that holds it
+LONGEST = 4192  # bytes of a caption: SentencePiece skips longer ones by default
 MOST_CHARACTERS = 100_000_000  # of different captions: some hundred MB while a tokenizer is trained
 CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # open_clip's tokenizer.py
 CLIP_CONTROLS = 2  # start and end of text close its vocabulary
@@ -54,18 +57,26 @@ class Tokenizer:
         """Train on `captions` ("unigram" or "bpe", at most `vocab_size` entries), or wrap "open_clip"'s byte pairs.
 
         Equal captions in any order give the same file. What different captions have beyond MOST_CHARACTERS is not held: a half of
-        them is trained on, a quarter, and so on, chosen by their hash. UserError if the captions hold too many characters for
-        `vocab_size`.
+        them is trained on, a quarter, and so on, chosen by their hash. If the captions hold too many characters for `vocab_size`,
+        the rarest become [UNK], and a line is printed. UserError if it does not even hold those of ALWAYS.
         """
         if kind == "open_clip":
             return cls(_open_clip())
         counted = _sample(captions)
-        alphabet = sorted(set(ALPHABET).union(*counted) - {" "} | {SPACE})
-        if len(alphabet) + len(SPECIAL) > vocab_size:
+        if (room := vocab_size - len(SPECIAL) - len(ALWAYS)) < 0:
             raise UserError(
-                f"prepare.tokenizer.vocab_size = {vocab_size} is too small: the captions hold {len(alphabet)} different"
-                f" characters beside {len(SPECIAL)} special tokens"
+                f"prepare.tokenizer.vocab_size = {vocab_size} is too small: {len(ALWAYS)} characters are always known, beside"
+                f" {len(SPECIAL)} special tokens"
             )
+        characters = set().union(*counted) - ALWAYS - {" "}
+        if (many := len(characters)) > room:
+            characters = _most_frequent(counted, characters, room)
+            counted = _spaced(counted, characters | ALWAYS)
+            print(
+                f"tokenizer: of {many} different characters beside a to z and 0 to 9 the {many - room} rarest become {UNK}: "
+                f"prepare.tokenizer.vocab_size = {vocab_size} holds no more"
+            )
+        alphabet = sorted(characters | ALWAYS)
         return cls(_bpe(counted, alphabet, vocab_size) if kind == "bpe" else _unigram(counted, alphabet, vocab_size))
 
     @classmethod
@@ -145,6 +156,24 @@ def _chosen(text: str, halvings: int) -> bool:
     return not halvings or int.from_bytes(hashlib.sha256(text.encode()).digest()) % (1 << halvings) == 0
 
 
+def _most_frequent(captions: Counter[str], characters: Set[str], count: int) -> set[str]:
+    """So many of `characters`; of equally frequent ones the first by code point."""
+    seen: Counter[str] = Counter()
+    for text, times in captions.items():
+        for character in text:
+            seen[character] += times
+    return set(sorted(characters, key=lambda character: (-seen[character], character))[:count])
+
+
+def _spaced(captions: Counter[str], characters: Set[str]) -> Counter[str]:
+    """The captions with a space for whatever is not among `characters`, in the order of the alphabet."""
+    others = dict.fromkeys(map(ord, set().union(*captions) - characters), " ")
+    spaced: Counter[str] = Counter()
+    for text, times in captions.items():
+        spaced[" ".join(text.translate(others).split())] += times
+    return Counter({text: spaced[text] for text in sorted(spaced) if text})
+
+
 def _bpe(captions: Counter[str], alphabet: list[str], vocab_size: int) -> Pipeline:
     """Byte pair encoding within words; punctuation stands alone."""
     pipeline = Pipeline(models.BPE(unk_token=UNK, fuse_unk=True))
@@ -165,6 +194,8 @@ def _unigram(captions: Counter[str], alphabet: list[str], vocab_size: int) -> Pi
         import sentencepiece
     except ImportError:
         raise UserError("prepare.tokenizer.kind = unigram needs the package sentencepiece; install it, or choose bpe") from None
+    if any(RESERVED in text for text in captions):
+        captions = _spaced(captions, set(alphabet) - {RESERVED})
     missing = sorted(set(alphabet).difference(*captions) - {SPACE})
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -173,6 +204,7 @@ def _unigram(captions: Counter[str], alphabet: list[str], vocab_size: int) -> Pi
         model_type="unigram",
         vocab_size=vocab_size - len(missing),
         hard_vocab_limit=False,
+        max_sentence_length=max(LONGEST, *(len(text.encode()) for text in captions)),
         character_coverage=1.0,
         normalization_rule_name="identity",
         num_threads=1,

@@ -104,6 +104,75 @@ def test_flickr8ks_token_file_and_its_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "captioned, listed",
+    [
+        ("p{}.png", "p{}.png"),
+        ("p{}.png", "p{}"),
+        ("v1.{}.JPG", "v1.{}"),
+        ("p {}.jpg", "p {}.jpg"),
+        ("img/p{}.jpg", "p{}.jpg"),
+        ("img/p{}.jpg", "img/p{}"),
+        ("p{}.jpg", "./img/p{}.jpg"),
+    ],
+)
+def test_lists_of_splits_hold_names_with_and_without_folders_and_suffixes(tmp_path: Path, captioned: str, listed: str) -> None:
+    for number in range(6):
+        put(tmp_path / "set" / captioned.format(number), number)
+    write(tmp_path / "set" / "captions.txt", "\n".join(f"{captioned.format(number)},number {number}" for number in range(6)))
+    for split, numbers in (("train", range(3)), ("test", range(3, 6))):
+        write(tmp_path / "set" / f"{split}.txt", "\ufeff" + "\r\n".join(listed.format(number) for number in numbers) + "\r\n")
+    found, rejected = read(tmp_path)
+    assert rejected == []
+    assert splits(found) == {captioned.format(number): "train" if number < 3 else "test" for number in range(6)}
+
+
+def test_lists_of_splits_tell_pictures_of_one_name_apart(tmp_path: Path) -> None:
+    for number, name in enumerate(names := ("1.jpg", "a/1.jpg", "b/1.jpg", "x.jpg", "x.jpg.png")):
+        put(tmp_path / "set" / name, number)
+    write(tmp_path / "set" / "captions.txt", "\n".join(f"{name},of {name}" for name in names))
+    for split, listed in (("train", "1.jpg\nx.jpg"), ("val", "a/1.jpg\nx.jpg.png"), ("test", "b/1.jpg\n\nb/1.jpg\n")):
+        write(tmp_path / "set" / f"{split}.txt", listed)
+    assert splits(read(tmp_path)[0]) == dict(zip(names, ("train", "val", "test", "train", "val"), strict=True))
+
+
+@pytest.mark.parametrize(
+    "listed, message",
+    [
+        (b"q3.png\nq4.png", r"test\.txt: none of its names is that of a picture in the captions beside it, 'q3\.png' for one"),
+        (b"p3.png\np0.png", r"train\.txt: the name 'p0\.png' is in test\.txt, too; a picture belongs to one split"),
+        (b"p3.png\n\xff", r"test\.txt: not a list of names in UTF-8"),
+    ],
+)
+def test_lists_of_splits_that_do_not_fit_are_the_users_mistake(tmp_path: Path, listed: bytes, message: str) -> None:
+    for number in range(6):
+        put(tmp_path / "set" / f"p{number}.png", number)
+    write(tmp_path / "set" / "captions.txt", "\n".join(f"p{number}.png,number {number}" for number in range(6)))
+    write(tmp_path / "set" / "train.txt", "p0.png\np1.png")
+    (tmp_path / "set" / "test.txt").write_bytes(listed)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path)
+    assert set(splits(read(tmp_path, split="val")[0]).values()) == {"val"}
+
+
+def test_files_of_captions_are_no_lists(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "test")):
+        put(tmp_path / "set" / f"{number}.jpg", number)
+        write(tmp_path / "set" / f"{split}.txt", f"{number}.jpg\tnumber {number}")
+    assert splits(read(tmp_path, path="set/*.txt", kind="flickr")[0]) == {"0.jpg": "train", "1.jpg": "test"}
+    with pytest.raises(UserError, match=r"test\.txt: none of its names .*; call it otherwise if it is no such list"):
+        read(tmp_path, path="set/train.txt", kind="flickr")
+
+
+def test_two_lists_of_one_split_count_for_all_files_of_captions_beside_them(tmp_path: Path) -> None:
+    for number, file in enumerate(("captions.txt", "results.csv")):
+        put(tmp_path / "set" / f"{number}.jpg", number)
+        write(tmp_path / "set" / file, f"{number}.jpg,number {number}")
+    for name in ("test.txt", "Flickr_8k.testImages.txt"):
+        write(tmp_path / "set" / name, "1")
+    assert splits(read(tmp_path, val_fraction=0, test_fraction=0)[0]) == {"0.jpg": "train", "1.jpg": "test"}
+
+
+@pytest.mark.parametrize(
     "file, lines",
     [
         ("results_20130124.token", "0.jpg#0\tA cat"),
@@ -224,6 +293,75 @@ def test_class_folders_below_folders_of_splits(tmp_path: Path) -> None:
     put(tmp_path / "set" / "val" / "loose.jpg", 1)
     with pytest.raises(UserError, match=r"loose\.jpg lies beside the class folders"):
         read(tmp_path)
+
+
+def test_pictures_in_folders_below_a_class_are_of_that_class(tmp_path: Path) -> None:
+    for number, name in enumerate(("cats/1.jpg", "cats/more/2.jpg", "cats/more/yet/3.jpg", "dogs/more.jpg", "cats/.old/4.jpg")):
+        put(tmp_path / "set" / name, number)
+    found = read(tmp_path)[0]
+    assert {key: c.label for key, c in found.items()} == {
+        "cats/1.jpg": "cats",
+        "cats/more/2.jpg": "cats",
+        "cats/more/yet/3.jpg": "cats",
+        "dogs/more.jpg": "dogs",
+    }
+
+
+def test_pictures_in_folders_below_a_class_of_a_split(tmp_path: Path) -> None:
+    for number, name in enumerate(("train/cats/1.jpg", "train/cats/deep/2.jpg", "test/cats/3.jpg")):
+        put(tmp_path / "set" / name, number)
+    found = read(tmp_path)[0]
+    assert {c.label for c in found.values()} == {"cats"}
+    assert splits(found) == {"train/cats/1.jpg": "train", "train/cats/deep/2.jpg": "train", "test/cats/3.jpg": "test"}
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["readme.jpg", "train/cats/1.jpg", "test/cats/2.jpg"], r"readme\.jpg lies beside the folders of splits"),
+        (["a.jpg", "b.jpg"], r"a\.jpg lies beside the class folders"),
+        ([], r"no class folders here"),
+        (["train/cats/1.jpg", "extra/cats/2.jpg"], r"extra: a class folder without a picture of its own"),
+        (["birds/images/wren/1.jpg"], r"birds: a class folder without a picture of its own"),
+    ],
+)
+def test_pictures_of_no_class_are_the_users_mistake(tmp_path: Path, names: list[str], message: str) -> None:
+    (tmp_path / "set").mkdir()
+    for number, name in enumerate(names):
+        put(tmp_path / "set" / name, number)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, kind="imagefolder")
+
+
+@pytest.mark.parametrize(
+    "file, content, kind",
+    [
+        ("results.csv", "image,caption,split,label\n0.jpg,a red car,test,car\n", "table"),
+        ("results.csv", "image_name| comment_number| comment\n0.jpg| 0| a red car\n", "flickr"),
+        ("results.csv", "image,caption\n0.jpg,a red car\n", "flickr"),
+        ("results.csv", "file,text\n0.jpg,a red car\n", "table"),
+        ("captions.txt", "\ufeffimage,caption\r\n0.jpg,a red car\r\n", "flickr"),
+        ("captions.txt", "0.jpg#0\ta red car\n", "flickr"),
+        ("captions.txt", "0.jpg,a red car\n", "flickr"),
+        ("Flickr8k.token.txt", "0.jpg#0\ta red car\n", "flickr"),
+    ],
+)
+def test_flickrs_files_are_known_by_their_first_line(tmp_path: Path, file: str, content: str, kind: str) -> None:
+    put(tmp_path / "set" / "0.jpg", 0)
+    write(tmp_path / "set" / file, content)
+    for path in ("set", f"set/{file}", f"set/*{file[-4:]}"):
+        source = open_set("mine", SetParams(path=path), tmp_path)
+        assert source.params.kind == kind
+        assert [c.captions for c in candidates(source) if isinstance(c, Candidate)] == [("a red car",)]
+
+
+@pytest.mark.parametrize("content", ["file\tcaption\tsplit\n0.jpg\ta red car\ttest\n", "0.jpg\ta red car\ttest\n", ""])
+def test_a_text_of_another_form_is_not_flickrs(tmp_path: Path, content: str) -> None:
+    put(tmp_path / "set" / "0.jpg", 0)
+    write(tmp_path / "set" / "captions.txt", content)
+    for path in ("set", "set/captions.txt"):
+        with pytest.raises(UserError, match=r"captions\.txt begins as no file of Flickr's .*; name it \.csv or \.tsv"):
+            read(tmp_path, path=path)
 
 
 def test_texts_beside_pictures_are_looked_for_in_a_folder_alone(tmp_path: Path) -> None:

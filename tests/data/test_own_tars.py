@@ -178,6 +178,67 @@ def test_a_second_picture_of_a_sample_is_left_out_and_a_second_caption_told(tmp_
     assert [row[1] for row in rejected] == ["duplicate-member"]
 
 
+def flat(path: Path, *files: tuple[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_pictures_with_a_dot_in_their_name_are_told(tmp_path: Path, in_place: bool) -> None:
+    named = ("photo.1", "photo.2", "./deep.er/at 10.12.31", "photo.V3", "alone.1")
+    pictures = [(f"{name}.{suffix}", b"p") for name, suffix in zip(named, ("jpg", "PNG", "webp", "jpeg", "gif"), strict=True)]
+    texts = [(f"{name}.txt", b"x") for name in named[:-1]]
+    fine = [("a.seg.png", b"mask"), ("a.jpg", b"good"), ("a.depth.png", b"depth"), ("a.txt", b"a cat")]
+    flat(tmp_path / "set" / "t.tar", *sorted(pictures + texts), *fine)
+    found, rejected = read(tmp_path, "set", in_place=in_place)
+    assert [(c.key, c.image, c.captions) for c in found] == [("mine/t/a", b"good", ("a cat",))]
+    told = ("t/deep.er/at 10.12.31", "t/alone.1", "t/photo.1", "t/photo.2", "t/photo.V3")
+    assert [row[:2] for row in rejected] == [(key, "dotted-name") for key in told]
+    assert rejected[2][2] == (
+        "a dot in the name: a sample's name ends at the first one, so photo.1.jpg is the 1.jpg of a sample 'photo', which has no "
+        "picture of its own; rename it and what belongs to it"
+    )
+
+
+def test_hidden_files_in_a_tar_are_passed_over(tmp_path: Path) -> None:
+    flat(tmp_path / "t.tar", ("._a.jpg", b"finder"), ("a.jpg", b"1"), ("._a.txt", b"finder"), ("a.txt", b"x"), (".b.c.jpg", b"2"))
+    found, rejected = read(tmp_path, ".")
+    assert ([c.image for c in found], rejected) == ([b"1"], [])
+
+
+def test_many_pictures_with_a_dot_in_their_name_are_not_kept(tmp_path: Path) -> None:
+    flat(tmp_path / "t.tar", *((f"photo.{number}.jpg", b"") for number in range(20_000)))
+    source = WebDataset("mine", SetParams(path="t.tar"), tmp_path)
+    next(source.candidates(source.parts[0]))  # imports
+    tracemalloc.start()
+    assert sum(1 for _ in source.candidates(source.parts[0])) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000_000
+
+
+def test_a_text_has_a_caption_a_line_and_counts_before_what_json_says(tmp_path: Path) -> None:
+    lines = b"a cat sits\r\n\n a grey  cat \n"
+    tar(
+        tmp_path,
+        {
+            "a": sample(0, txt=lines),
+            "b": sample(1, txt=b"real", json=told(text="OCR STOP", label=3, split="val")),
+            "c": sample(2, txt=b" \n", json=told(text="said")),
+            "d": {"json": told(txt="OCR"), "txt": b"real", "png": picture(3)},
+        },
+        name="t",
+    )
+    found, rejected = read(tmp_path, ".")
+    assert rejected == []
+    assert [c.captions for c in found] == [("a cat sits", "a grey cat"), ("real",), ("said",), ("real",)]
+    assert (found[1].label, found[1].split) == ("3", "val")
+
+
 @pytest.mark.parametrize("cut", [300, 700, 1500, 3000, -1600])
 def test_a_tar_that_breaks_off_gives_what_stood_before(tmp_path: Path, cut: int) -> None:
     content = (tar(tmp_path, {str(n): sample(n, txt=b"x") for n in range(4)}, name="t") / "t.tar").read_bytes()
@@ -229,7 +290,7 @@ def test_the_headers_of_a_long_tar_are_not_kept(tmp_path: Path) -> None:
             archive.addfile(tarfile.TarInfo(f"{number}.other"))
     with (tmp_path / "t.tar").open("rb") as handle:
         tracemalloc.start()
-        assert list(members(handle, lambda name: 0)) == []
+        assert list(members(handle, lambda name: None)) == []
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 500_000  # they are four times as much

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Pipeline
 from tokenizers import models, trainers
 
 from limoe.data import tokenizer
-from limoe.data.tokenizer import PAD_ID, Tokenizer, fold
+from limoe.data.tokenizer import ALPHABET, PAD_ID, Tokenizer, fold
 from limoe.errors import UserError
 from limoe.model import tokens
 from limoe.model.tokens import flat_ids
@@ -181,10 +181,40 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_vocabulary_below_the_alphabet_is_the_users_mistake(kind: str) -> None:
-    characters = "".join(chr(0x4E00 + index) for index in range(100))
-    with pytest.raises(UserError, match="vocab_size = 64 is too small: the captions hold 137 different characters"):
-        Tokenizer.train([characters], kind, 64)
+def test_the_rarest_characters_beyond_the_vocabulary_become_unknown(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """64 entries: 3 special tokens, a to z, 0 to 9, the space, and 24 more. Of 30 the 20 of two captions and 4 others fit."""
+    frequent = "".join(chr(0x4E00 + index) for index in range(20))
+    rare = "".join(chr(0x4E20 + index) for index in range(10))
+    captions = [f"{frequent} cat", f"{rare[::-1]} {frequent} dog"]
+    tokenizer = Tokenizer.train(captions, kind, 64)
+    ids = {character: tokenizer.encode([character], 8)[0] for character in frequent + rare + ALPHABET}
+    assert [character for character in ids if 2 in ids[character]] == list(rare[4:])  # of equally rare ones the last
+    assert tokenizer.vocab_size == 64
+    assert tokenizer.to_json() == Tokenizer.train(reversed(captions), kind, 64).to_json()
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "tokenizer: of 30 different characters beside a to z and 0 to 9 the 6 rarest become [UNK]: "
+        "prepare.tokenizer.vocab_size = 64 holds no more"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vocabulary_below_what_is_always_known_is_refused(kind: str) -> None:
+    with pytest.raises(UserError, match="vocab_size = 39 is too small: 37 characters are always known, beside 3 special tokens"):
+        Tokenizer.train(["cat"], kind, 39)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_captions_count_as_others_do(kind: str) -> None:
+    """SentencePiece skips what is longer than 4,192 bytes, unless it is told otherwise."""
+    tokenizer = Tokenizer.train(["a cat", "a dog", "Ω zebra " * 700], kind, 100)
+    assert 2 not in tokenizer.encode(["ω zebra"], 60)[0]
+    assert len(tokenizer.encode(["zebra"], 60)[0]) < 1 + len(" zebra")  # it occurs 700 times
+    assert 2 not in Tokenizer.train(["a long story " * 400] * 2, kind, 100).encode(["a long story"], 60)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_character_that_sentencepiece_keeps_for_itself_spoils_no_caption(kind: str) -> None:
+    assert 2 not in Tokenizer.train(["▅ déjà"], kind, 64).encode(["▅ déjà"], 60)[0]
 
 
 def test_without_sentencepiece_unigram_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

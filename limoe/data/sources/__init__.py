@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from limoe.config import PrepareParams, SetParams
 from limoe.config.sets import IN_TARS
 from limoe.data.sources.auto import recognised
@@ -22,6 +24,7 @@ from limoe.data.sources.sidecar import Sidecar
 from limoe.data.sources.table import Table
 from limoe.data.sources.webdataset import WebDataset
 from limoe.errors import UserError, did_you_mean
+from limoe.paramsfile import explain
 from limoe.paths import Paths
 
 __all__ = [
@@ -66,7 +69,11 @@ def open_set(name: str, params: SetParams, root: Path) -> OwnSource:
     kind = recognised(params, root) if params.kind == "auto" else params.kind
     if params.in_place and kind not in IN_TARS:
         raise UserError(f"in_place is for tars (webdataset), and {params.path} is read as {kind}: set it to false")
-    return KINDS[kind](name, params.model_copy(update={"kind": kind}), root)
+    try:
+        as_read = SetParams.model_validate(params.model_dump() | {"kind": kind})
+    except ValidationError as error:
+        raise UserError(f"{params.path} is read as {kind}: {explain(error, SetParams)}") from None
+    return KINDS[kind](name, as_read, root)
 
 
 def _own(name: str, params: PrepareParams, root: Path) -> Source:

@@ -11,13 +11,13 @@ import pyarrow as pa
 
 from limoe.config import SetParams
 from limoe.data.formats.samples import label_names
+from limoe.data.formats.splits import named_splits
 from limoe.data.sources.base import Part, Rejected
-from limoe.data.sources.columns import Columns, choose
+from limoe.data.sources.columns import Columns
 from limoe.data.sources.images import ImageFolder
 from limoe.data.sources.own import Item, OwnSource
 from limoe.data.sources.places import Place, counted
-from limoe.data.sources.splits import named_splits
-from limoe.data.sources.table import images_folder
+from limoe.data.sources.table import columns_among, images_folder
 from limoe.data.verify import BadImage
 from limoe.errors import UserError
 
@@ -32,13 +32,11 @@ class InColumns(OwnSource):
         self.columns: dict[str, Columns] = {}
         self._label_names: dict[str, tuple[str, ...]] = {}
         self._splits = named_splits(self.places)
-        self._images = ImageFolder(images_folder(params, root, places[0]), root)
+        self._images = {place.name: ImageFolder(images_folder(params, root, place), root) for place in places}
 
     def know(self, place: Place, schema: pa.Schema) -> None:
         """Choose the file's columns; UserError if one that is needed is not there, or holds something else."""
-        columns = choose(schema.names, self.params.columns, place.address)
-        if twice := [name for name in columns.used if schema.names.count(name) > 1]:
-            raise UserError(f"{place.address}: has {schema.names.count(twice[0])} columns called {twice[0]}")
+        columns = columns_among(schema.names, self.params, place)
         if not _may_hold_images(kind := schema.field(columns.image).type):
             raise UserError(f"{place.address}: its column {columns.image} holds {kind}, not bytes, paths or data URIs of images")
         self.columns[place.name] = columns
@@ -72,7 +70,7 @@ class InColumns(OwnSource):
         columns = self.columns[place.name]
         try:
             values = {name: batch.column(name)[row].as_py() for name in columns.used}
-            image = self._images.fetch(values[columns.image])
+            image = self._images[place.name].fetch(values[columns.image])
             told = columns.told(values)
             told["label"] = self._called(place, told["label"])
             return Item(key, image, columns.spoken(values), **told, file_split=self._splits.get(place.name))

@@ -1,22 +1,26 @@
-"""`auto`: which kind of set lies at a path, from the names of what is there."""
+"""`auto`: which kind of set lies at a path, from the names of what is there, and the first lines of what may be Flickr's."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from limoe.config import SetParams
 from limoe.config.sets import Kind
-from limoe.data.addresses import is_remote
+from limoe.data.addresses import is_remote, opened
 from limoe.data.formats.captioned import FLICKR
 from limoe.data.formats.folders import SUFFIXES as PICTURES
 from limoe.data.sources import captioned, huggingface, parquet, rows, webdataset
-from limoe.data.sources.places import find
+from limoe.data.sources.places import Place, find
 from limoe.errors import UserError
 
 LOOKED_AT = 200_000  # names of a folder, at most
+LOOKED_INTO = 1 << 12  # bytes of a file's first line, at most
+HEADER = re.compile(r"image,caption|image_name\|comment_number\|comment")  # Kaggle's, without white space
+IN_LINES = re.compile(rf"[^\t]+#\d+\t|[^,|\t]+({'|'.join(map(re.escape, PICTURES))}) *[,|]", re.IGNORECASE)
 PACKED: Mapping[Kind, tuple[str, ...]] = {  # in this order: img2dataset lays a Parquet file of facts beside each tar or folder
     "huggingface": huggingface.SUFFIXES,
     "webdataset": webdataset.TARS,
@@ -29,14 +33,20 @@ def recognised(params: SetParams, root: Path) -> Kind:
     """The kind of the set; UserError if it is none of them."""
     given = params.path
     if is_remote(given):
-        names = [place.name for place in find(root, given, sum((*PACKED.values(), rows.SUFFIXES), ()))]
+        places = find(root, given, sum((*PACKED.values(), rows.SUFFIXES), ()))
     elif (root / given).is_dir():
-        names = list(islice(_below(root / given), LOOKED_AT))
+        places = [Place(name, str(root / given / name)) for name in islice(_below(root / given), LOOKED_AT)]
     else:
-        names = [place.name for place in find(root, given, ())]
-    kind = names and (_packed(names) or _captions(names) or _loose(names))
+        places = find(root, given, ())
+    names = [place.name for place in places]
+    kind = (_packed(names) or _captions(places) or _loose(names)) if names else None
     if kind == "parquet" and _loose(names) == "sidecar":
         kind = "sidecar"
+    if kind in (None, "imagefolder") and (odd := next(filter(_is_named_as_flickrs, places), None)):
+        raise UserError(
+            f"{given}: {odd.name} begins as no file of Flickr's (NAME#0<tab>CAPTION, or the line image,caption); name it .csv or "
+            ".tsv if it is a table, or say the set's kind"
+        )
     if not kind:
         raise UserError(f"{given}: holds none of what is known: {KNOWN}")
     return kind
@@ -47,13 +57,27 @@ def _packed(names: list[str]) -> Kind | None:
     return next((kind for kind, suffixes in PACKED.items() if any(name.endswith(suffixes) for name in endings)), None)
 
 
-def _captions(names: list[str]) -> Kind | None:
-    files = {PurePosixPath(name).name for name in names}
+def _captions(places: list[Place]) -> Kind | None:
+    files = {PurePosixPath(place.name).name for place in places}
     if any(captioned.JSON.fullmatch(file) for file in files) or all(file.lower().endswith(".json") for file in files):
         return "coco"
-    if files & set(FLICKR) or any(file.endswith(".token") for file in files):
+    if any(file.endswith(".token") for file in files) or any(map(_is_flickrs, filter(_is_named_as_flickrs, places))):
         return "flickr"
-    return "table" if any(name.lower().endswith(rows.SUFFIXES) for name in names) else None
+    return "table" if any(file.lower().endswith(rows.SUFFIXES) for file in files) else None
+
+
+def _is_named_as_flickrs(place: Place) -> bool:
+    return PurePosixPath(place.name).name in FLICKR
+
+
+def _is_flickrs(place: Place) -> bool:
+    """Whether it begins so. Other people have a results.csv, too; in a text, which is no table, the header may be left out."""
+    try:
+        with opened(place.address) as handle:
+            first = handle.readline(LOOKED_INTO).decode("utf-8-sig", "replace")
+    except OSError as error:
+        raise UserError(f"{place.name}: cannot be read ({error.strerror or error})") from None
+    return bool(HEADER.fullmatch("".join(first.split())) or (place.name.endswith(".txt") and IN_LINES.match(first)))
 
 
 def _loose(names: list[str]) -> Kind | None:

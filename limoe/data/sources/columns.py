@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from limoe.config import ColumnParams
-from limoe.data.sources.texts import legible
+from limoe.data.sources.texts import found_label, legible
 from limoe.errors import UserError
 
 # Compared in small letters; the first that is there counts.
@@ -49,13 +49,22 @@ class Columns:
         return {what: None if name is None else row.get(name) for what, name in named.items()}
 
 
+class ByName(Columns):
+    """Columns of which nobody named that of labels."""
+
+    def told(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Without a label that cannot be one, where there are captions."""
+        told = super().told(row)
+        return told | {"label": found_label(told["label"], any(one is not None for one in self.spoken(row)))}
+
+
 def choose(names: Iterable[str], given: ColumnParams, where: str) -> Columns:
     """The columns among `names`; UserError if one that `given` names is not there, or none that is needed."""
     there = list(names)
     told = f"{where}: its columns are {', '.join(map(legible, there[:30])) or 'none'}"
     captions = (given.caption,) if isinstance(given.caption, str) else given.caption or ()
     for name in (given.image, *captions, given.label, given.split, given.group):
-        if name is not None and name not in there:
+        if isinstance(name, str) and name not in there:
             raise UserError(f"{told}; there is no {name!r}, which its key columns names")
     image = given.image or _first(IMAGE, there)
     if image is None:
@@ -63,10 +72,15 @@ def choose(names: Iterable[str], given: ColumnParams, where: str) -> Columns:
             raise UserError(f"{told}; {address} has addresses alone: download the pictures first, with img2dataset for one")
         raise UserError(f"{told}; none is known to hold images: name it with the set's columns: {{image: NAME}}")
     found = captions or tuple(filter(None, [_first(CAPTION, there)]))
-    label = given.label or _first(LABEL, there)
+    label = _unless_given(given.label, LABEL, there)
     if not found and label is None:
         raise UserError(f"{told}; none is known to hold captions or labels: name one with the set's columns: {{caption: NAME}}")
-    return Columns(image, found, label, given.split or _first(SPLIT, there), given.group or _first(GROUP, there))
+    split, group = _unless_given(given.split, SPLIT, there), _unless_given(given.group, GROUP, there)
+    return (Columns if given.label else ByName)(image, found, label, split, group)
+
+
+def _unless_given(given: str | Literal[False] | None, known: Iterable[str], there: list[str]) -> str | None:
+    return None if given is False else given or _first(known, there)
 
 
 def _first(known: Iterable[str], there: list[str]) -> str | None:

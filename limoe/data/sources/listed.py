@@ -135,10 +135,11 @@ class Listed(OwnSource):
                     "conflicting-row", f"{name} {value!r}, an earlier row of this image has {getattr(picture, name)!r}"
                 )
         fresh = [caption for caption in captions if caption not in picture.captions]
-        if captions and not fresh:
+        new = [name for name in said if getattr(picture, name) is None]
+        if captions and not fresh and not new:
             raise BadImage("duplicate-row", "an earlier row of this image has this caption")
-        for name, value in said.items():
-            setattr(picture, name, value)
+        for name in new:
+            setattr(picture, name, said[name])
         picture.captions += fresh
         self._listing.replace(picture)
 

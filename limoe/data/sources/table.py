@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from limoe.config import SetParams
 from limoe.data.addresses import is_remote, opened
+from limoe.data.formats.splits import named_splits
 from limoe.data.sources import texts
 from limoe.data.sources.base import Rejected
 from limoe.data.sources.columns import Columns, choose
 from limoe.data.sources.images import DATA, ImageFolder, decoded, inside
 from limoe.data.sources.listed import Listed, Told
 from limoe.data.sources.listing import Picture
-from limoe.data.sources.places import Place, find
-from limoe.data.sources.rows import SUFFIXES, Row, read_row, read_rows
-from limoe.data.sources.splits import named_splits
+from limoe.data.sources.places import Place, base_of, find
+from limoe.data.sources.rows import SUFFIXES, Row, read_names, read_row, read_rows
 from limoe.data.verify import BadImage
 from limoe.errors import UserError
 from limoe.files import sha256_file
 
-PEEK = 100  # rows whose keys together are the columns, where a file has no first line that names them
-
 
 class Table(Listed):
-    """The pictures that text files name. `images`: the folder that paths start from; by default the first file's own."""
+    """The pictures that text files name. `images`: the folder that paths start from; by default each file's own.
+
+    Without it a picture's path is kept from the base of all files: equal names in two folders are two pictures.
+    """
 
     def __init__(self, name: str, params: SetParams, root: Path) -> None:
         """UserError if there is no such file or folder, or a file lacks a column that is needed, or has no rows."""
         self._places = find(root, params.path, SUFFIXES)
         self._files = {place.name: place for place in self._places}
-        self._images = ImageFolder(images_folder(params, root, self._places[0]), root)
+        beside = params.images is None and not is_remote(params.path)
+        folder = root / base_of(root, params.path, self._places) if beside else images_folder(params, root, self._places[0])
+        self._images = ImageFolder(folder, root)
+        self._below = {
+            place.name: os.path.relpath(Path(place.address).parent, folder) if beside else "." for place in self._places
+        }
         self._columns: dict[str, list[str]] = {}
         super().__init__(name, params, root)
 
@@ -41,15 +49,13 @@ class Table(Listed):
         """Of every file, in order."""
         splits = named_splits(self._files)
         for place in self._places:
+            self._columns[place.name] = read_names(place)
             rows = read_rows(place)
-            first = list(islice(rows, PEEK))
-            if not first:
+            if (first := next(rows, None)) is None:
                 raise UserError(f"{place.address}: has no rows")
-            names = dict.fromkeys(name for row in first if isinstance(row.values, Mapping) for name in row.values)
-            self._columns[place.name] = list(names)
-            columns = choose(names, self.params.columns, place.address)
+            columns = columns_among(self._columns[place.name], self.params, place)
             self.chosen = self.chosen or columns
-            for row in chain(first, rows):
+            for row in chain([first], rows):
                 where = f"line {row.line}" if len(self._places) == 1 else f"{place.name}, line {row.line}"
                 try:
                     yield self._told(row, columns, place, where, splits.get(place.name))
@@ -92,11 +98,20 @@ class Table(Listed):
             image = inside(texts.text(image, columns.image).strip())
             if image == "." or not image:
                 raise BadImage("bad-row", f"{columns.image} is empty")
+            image = posixpath.normpath(posixpath.join(self._below[place.name], image))
         return Told(where, image, columns.spoken(row.values), **columns.told(row.values), by_file=by_file, held=held)
 
 
+def columns_among(names: Sequence[str], params: SetParams, place: Place) -> Columns:
+    """Those of a file that are read; UserError if one that is needed is not there, or several have its name."""
+    columns = choose(names, params.columns, place.address)
+    if twice := next((name for name in columns.used if names.count(name) > 1), None):
+        raise UserError(f"{place.address}: has {names.count(twice)} columns called {twice}")
+    return columns
+
+
 def images_folder(params: SetParams, root: Path, beside: Place) -> Path:
-    """The set's folder of images: `images`, else that of the first file; UserError if it is no folder."""
+    """The folder of images: `images`, else that of the file; UserError if it is no folder."""
     if params.images is None:
         return root if is_remote(beside.address) else Path(beside.address).parent
     if not (root / params.images).is_dir():

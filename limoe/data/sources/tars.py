@@ -45,10 +45,10 @@ class Metered(io.RawIOBase):
         return found
 
 
-def members(stream: BinaryIO, most: Callable[[str], int]) -> Iterator[Member]:
+def members(stream: BinaryIO, most: Callable[[str], int | None]) -> Iterator[Member]:
     """Each file in a tar, in order; the tar as it is, or compressed by gzip, bzip2 or xz.
 
-    most: how many bytes a file of this name may have; 0 leaves it out. What has more comes as the reason why it is not read.
+    most: how many bytes a file of this name may have; None leaves it out. What has more comes as the reason why it is not read.
     BadImage is raised where the tar is broken, behind everything before that.
     """
     name = "its beginning"
@@ -59,8 +59,8 @@ def members(stream: BinaryIO, most: Callable[[str], int]) -> Iterator[Member]:
             while (entry := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep every header
                 name, metered.left = entry.name, entry.size + MAX_HEADER
-                limit = most(name) if entry.isreg() else 0
-                if not limit:
+                limit = most(name) if entry.isreg() else None
+                if limit is None:
                     continue
                 if entry.size > limit:
                     yield Member(name, BadImage("too-many-bytes", f"{entry.size} bytes; allowed are {limit}"), None)

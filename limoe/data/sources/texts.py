@@ -41,6 +41,16 @@ def word(value: Any, name: str) -> str | None:
     return plain(text(value, name)) or None if value is not None else None
 
 
+def found_label(value: Any, spoken: bool) -> Any:
+    """A label that nobody named; None where captions do without it, and it is neither a text nor a whole number.
+
+    >>> [found_label(value, spoken=True) for value in ("cat", 3, 3.0, 0.5, True, ["cat", "dog"])]
+    ['cat', 3, 3.0, None, None, None]
+    """
+    whole = (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+    return value if whole or isinstance(value, str) or not spoken else None
+
+
 def text(value: Any, name: str) -> str:
     """The value, a text that a file can hold; BadImage if it is none."""
     if not isinstance(value, str):

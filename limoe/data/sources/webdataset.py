@@ -15,13 +15,13 @@ from limoe.config import SetParams
 from limoe.data.addresses import opened
 from limoe.data.formats.folders import SUFFIXES
 from limoe.data.formats.samples import READERS, key_and_suffix
+from limoe.data.formats.splits import named_splits
 from limoe.data.inplace import BASE, located
 from limoe.data.schema import TRAIN, InTar
 from limoe.data.sources.base import Candidate, Part, Rejected
 from limoe.data.sources.images import MAX_BYTES
 from limoe.data.sources.own import Item, OwnSource
 from limoe.data.sources.places import Place, base_of, counted, find
-from limoe.data.sources.splits import named_splits
 from limoe.data.sources.tars import Member, members
 from limoe.data.verify import BadImage
 from limoe.errors import UserError
@@ -30,6 +30,7 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 TARS = (".tar", *COMPRESSED)
 PICTURES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 MAX_TEXT = 16 << 20  # bytes of a member that is no picture
+MOST_WAITING = 1000  # pictures of a sample that wait for one without a further dot in its name
 
 
 class WebDataset(OwnSource):
@@ -63,7 +64,7 @@ class WebDataset(OwnSource):
         for sample in group_by_keys(self._files(place, refused), keys=key_and_suffix, handler=twice):
             yield from refused
             refused.clear()
-            yield self._item(place, sample)
+            yield from self._taken(place, sample)
         yield from refused
 
     def candidate(self, item: Item) -> Candidate:
@@ -95,19 +96,38 @@ class WebDataset(OwnSource):
 
     def _files(self, place: Place, refused: list[Rejected]) -> Iterator[dict[str, Any]]:
         """Members as `group_by_keys` takes them: of a sample one picture, and what is said about it."""
-        last = ""
+        last, waiting, ahead = "", "", 0
         try:
             with opened(place.address) as stream:
                 for member in members(stream, _most):
                     key, suffix = key_and_suffix(member.name)
-                    if suffix in PICTURES:
+                    if f".{suffix}".endswith(SUFFIXES):
                         if key == last:
                             continue
-                        last = key
+                        if suffix in PICTURES:
+                            last = key
+                        else:
+                            waiting, ahead = key, ahead % MOST_WAITING + 1 if key == waiting else 1
+                            if ahead == MOST_WAITING:
+                                yield {}  # the sample's end, without memory for ever more of it
                     yield {"fname": member.name, "data": member, "__url__": place.name}
         except (BadImage, OSError) as error:
             found = error if isinstance(error, BadImage) else BadImage("unreadable", error.strerror or type(error).__name__)
             refused.append(self.rejected(place.name, found))
+
+    def _taken(self, place: Place, sample: Mapping[str, Any]) -> Iterator[Item | Rejected]:
+        """The sample; or its pictures, rejected, if all of them have a further dot in their name."""
+        dotted = [member.name.removeprefix("./") for suffix, member in sample.items() if "." in suffix]
+        if not dotted or any(suffix in sample for suffix in PICTURES):
+            yield self._item(place, sample)
+            return
+        for name in dotted:
+            suffix, key = name.rpartition("/")[2].partition(".")[2], sample["__key__"]
+            detail = (
+                f"a dot in the name: a sample's name ends at the first one, so {name} is the {suffix} of a sample {key!r}, which "
+                "has no picture of its own; rename it and what belongs to it"
+            )
+            yield self.rejected(f"{place.stem}/{name.rpartition('.')[0]}", BadImage("dotted-name", detail))
 
     def _item(self, place: Place, sample: Mapping[str, Any]) -> Item | Rejected:
         key = f"{place.stem}/{sample['__key__']}"
@@ -125,9 +145,13 @@ class WebDataset(OwnSource):
             return self.rejected(key, error)
 
 
-def _most(name: str) -> int:
-    _, suffix = key_and_suffix(name)
-    return MAX_BYTES if suffix in PICTURES else MAX_TEXT if suffix in READERS else 0
+def _most(name: str) -> int | None:
+    """Bytes that are read of a member, 0 of a picture with a further dot in its name; None of what no sample needs."""
+    key, suffix = key_and_suffix(name)
+    if suffix in PICTURES or suffix in READERS:
+        return MAX_BYTES if suffix in PICTURES else MAX_TEXT
+    hidden = key.endswith("/") or not key
+    return 0 if suffix.endswith(SUFFIXES) and not hidden else None
 
 
 def _whole(member: Member) -> bytes:
