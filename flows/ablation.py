@@ -97,7 +97,7 @@ def run_ablation(request: Request) -> None:
 
             runner = task_runner(request.runner, request.address, request.concurrency)
             run_all(study, runner, request.concurrency, paths.prepared, params.train.threads, ended)
-            found, _ = report_ablation(study.folder, study.study)
+            found, _ = report_ablation(study.folder, study.told)
         publish(study.folder)
     print(headline(found.to_dict()))
     print(f"MLflow: experiment {EXPERIMENT}, run {request.name}; table: {study.folder / CSV}; next: open {study.folder / PAGE}")

@@ -178,9 +178,13 @@ def first_table(markdown: str) -> str:
 
 
 def artifact_key(path: Path) -> str:
-    """A name in the letters that Prefect allows: runs/train/limoe/plots/curves.png -> train-limoe-curves."""
-    parts = [part for part in path.with_suffix("").parts if part not in ("runs", "plots")]
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower())
+    """A name in the letters that Prefect allows: sweep/lr.v1 -> sweep-lr-v1."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(path.parts).lower())
+
+
+def picture_key(path: Path) -> str:
+    """The key of a picture: runs/train/limoe/plots/curves.png -> train-limoe-curves."""
+    return artifact_key(Path(*(part for part in path.with_suffix("").parts if part not in ("runs", "plots"))))
 
 
 @task(task_run_name="publish")
@@ -192,7 +196,7 @@ def publish() -> None:
     create_link_artifact((report / "report.html").resolve().as_uri(), link_text="report.html", key="report")
     for picture in sorted(Path("runs").rglob("*.png")):
         encoded = base64.b64encode(picture.read_bytes()).decode()
-        create_image_artifact(f"data:image/png;base64,{encoded}", key=artifact_key(picture), description=str(picture))
+        create_image_artifact(f"data:image/png;base64,{encoded}", key=picture_key(picture), description=str(picture))
 
 
 @flow(name="limoe-pipeline", log_prints=True)

@@ -182,7 +182,7 @@ def _share(one: Share) -> str:
 
 
 def _brief(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
 def _short(value: Any, spec: Mapping[str, Any]) -> Any:

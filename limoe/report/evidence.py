@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from limoe.config import SHARED, Contestant
 from limoe.errors import UserError
+from limoe.evals.metrics import WEIGHTS
 from limoe.evals.routing.stored import Analysis
 from limoe.evals.seen import Leakage
 from limoe.evals.sets import Items
@@ -54,6 +55,13 @@ class Evidence:
     def values(self, name: str, metric: str) -> NDArray[np.float64]:
         """float64 (N,): the items' values of one metric on one set."""
         return self.items[name, metric].values[metric]
+
+    def weights(self, name: str, metric: str) -> NDArray[np.float64]:
+        """float64 (N,): what each item counts in the mean of one metric on one set, 1 on average."""
+        weighted = WEIGHTS.get(metric)
+        if weighted is not None and (name, weighted) in self.items:
+            return self.values(name, weighted)
+        return np.ones(len(self.items[name, metric].keys))
 
 
 def load_evidence(

@@ -13,7 +13,7 @@ from limoe.report.charts import axis, base_layout
 from limoe.report.document import Figure
 from limoe.report.figures import titled
 from limoe.report.sensitivity_figures import axis_of, per_cent, scale
-from limoe.report.values import brief, position, short
+from limoe.report.values import brief, drawn, position, short_names
 
 Facts = Mapping[str, Any]
 SUCCESS, CENSORED = "succeeded", "no label"
@@ -51,17 +51,18 @@ def failure_map(facts: Facts, trials: Sequence[Facts]) -> Figure | None:
     if (names := failure_axes(facts)) is None:
         return None
     first, second = names
+    x_axis, y_axis = axis_of(facts, first), axis_of(facts, second)
     data = []
     for kind, mine in by_kind(facts, trials).items():
         colour, symbol = KINDS.get(kind, ("limoe", "circle-open") if kind == SUCCESS else ("chance", "line-ew-open"))
-        shown = [one for one in mine if one["values"].get(first) is not None and one["values"].get(second) is not None]
+        shown = [one for one in mine if first in one["values"] and second in one["values"]]
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": kind,
-                "x": [one["values"][first] for one in shown],
-                "y": [one["values"][second] for one in shown],
+                "x": [drawn(x_axis, one["values"][first]) for one in shown],
+                "y": [drawn(y_axis, one["values"][second]) for one in shown],
                 "marker": {"color": f"@{colour}", "symbol": symbol, "size": 8, "line": {"width": 1.5, "color": f"@{colour}"}},
                 "text": [f"point {one['point']}, seed {one['seed']}" for one in shown],
                 "hovertemplate": "%{text}<br>%{x:.3g}, %{y:.3g}<extra>" + kind + "</extra>",
@@ -69,8 +70,8 @@ def failure_map(facts: Facts, trials: Sequence[Facts]) -> Figure | None:
         )
     layout = base_layout(
         440,
-        xaxis=axis(title=titled(first), **scale(axis_of(facts, first))),
-        yaxis=axis(title=titled(second), automargin=True, **scale(axis_of(facts, second))),
+        xaxis=axis(title=titled(first), **scale(x_axis)),
+        yaxis=axis(title=titled(second), automargin=True, **scale(y_axis)),
     )
     return Figure("failures", f"Every trial by `{first}` and `{second}`", "A mark a trial, its shape the outcome.", data, layout)
 
@@ -80,7 +81,8 @@ def reach_bars(facts: Facts) -> Figure | None:
     reaches = [one for one in facts["recommendation"]["reach"] if one["low"] is not None]
     if not reaches:
         return None
-    names = [short(one["name"]) for one in reaches]
+    short = short_names([one["name"] for one in facts["axes"]])
+    names = [short[one["name"]] for one in reaches]
     axes = [axis_of(facts, one["name"]) for one in reaches]
     data: list[dict[str, Any]] = []
     for one, name, facts_of_axis in zip(reaches, names, axes, strict=True):

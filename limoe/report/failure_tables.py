@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from limoe.report.document import Cell, Table
-from limoe.report.values import between, brief, probability
+from limoe.report.values import between, probability, value_of
 
 Facts = Mapping[str, Any]
 FIGURES = {
@@ -72,7 +72,7 @@ def failure_table(facts: Facts) -> Table:
             Cell(f"{one['point']}", f"seed {one['seed']}", one["point"]),
             Cell(f"`{one['kind']}`"),
             Cell(str(one["step"]), sort=one["step"]),
-            *(Cell(brief(one["values"].get(name)), sort=_number(one["values"].get(name))) for name in names),
+            *(Cell(value_of(one["values"], name), sort=_number(one["values"].get(name))) for name in names),
             Cell(one["evidence"]),
         ]
         for one in facts["failures"]

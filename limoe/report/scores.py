@@ -125,7 +125,10 @@ def _measure_family(
 ) -> list[Measured]:
     resampler = _resampler(evidence[0], name, metrics[0], params)
     columns = [(one, metric) for one in evidence for metric in metrics]
-    intervals = mean_intervals(np.column_stack([one.values(name, metric) for one, metric in columns]), resampler)
+    values_NC, weights_NC = (
+        np.column_stack([read(one, name, metric) for one, metric in columns]) for read in (Evidence.values, Evidence.weights)
+    )
+    intervals = mean_intervals(values_NC, resampler, weights_NC)
     found = [_measured(one, name, metric, interval) for (one, metric), interval in zip(columns, intervals, strict=True)]
     for one in evidence:
         if (name, "confidence") in one.items and "top1" in metrics:
@@ -140,4 +143,5 @@ def _measured(one: Evidence, name: str, metric: str, interval: Interval) -> Meas
 
 
 def _pair(ours: Evidence, other: Evidence, name: str, metric: str, params: CompareParams) -> Paired:
-    return paired(ours.values(name, metric), other.values(name, metric), _resampler(ours, name, metric, params))
+    resampler = _resampler(ours, name, metric, params)
+    return paired(ours.values(name, metric), other.values(name, metric), resampler, ours.weights(name, metric))

@@ -14,7 +14,7 @@ from limoe.report import failure_tables as fail_tables
 from limoe.report import sensitivity_figures as figures
 from limoe.report import sensitivity_tables as tables
 from limoe.report.document import Block, Bullets, Card, Cards, Document, Fold, Grid, Prose, Section, Terms
-from limoe.report.values import between, brief, loss_of, probability, short
+from limoe.report.values import between, loss_of, probability, short_names, value_of
 
 Facts = Mapping[str, Any]
 SHOWN_PAIRS = 2  # heat maps
@@ -60,7 +60,7 @@ def headline(facts: Facts) -> str:
     if not counts["labelled"] or found is None:
         return f"{_many(counts['trials'], 'trial')} of {_many(counts['points'], 'recipe')}: too few ended to recommend anything."
     decider = _decider(facts["failure"])
-    decides = f"; `{short(decider)}` decides it most" if decider else ""
+    decides = f"; `{short_names(figures.ranked(facts))[decider]}` decides it most" if decider else ""
     success = found["success"]
     near = f"it is {probability(success)} ({between(success)})"
     if success["upper"] - success["lower"] > VAGUE:
@@ -73,7 +73,7 @@ def _use(facts: Facts) -> list[Block]:
     if found is None:
         return []
     values = found["robust"]["values"]
-    told = ", ".join(f"`{name}` {brief(values.get(name))}" for name in figures.ranked(facts))
+    told = ", ".join(f"`{name}` {value_of(values, name)}" for name in figures.ranked(facts))
     return [Prose(f"**Use** {told}; the setting that matters most comes first.")]
 
 

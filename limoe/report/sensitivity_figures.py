@@ -12,7 +12,7 @@ from typing import Any
 from limoe.report.charts import axis, base_layout
 from limoe.report.document import Figure
 from limoe.report.figures import titled
-from limoe.report.values import middle, short, stretch
+from limoe.report.values import middle, short_names, stretch
 
 Facts = Mapping[str, Any]
 PER_CENT = {"rangemode": "tozero", "range": [-4, 104], "ticksuffix": "%", "automargin": True}
@@ -138,10 +138,11 @@ def pair_map(pair: Facts) -> Figure:
         "hoverongaps": False,
         "hovertemplate": "%{y} and %{x}: %{z:.0f}% (%{text})<extra></extra>",
     }
+    down, across = short_names([pair["first"], pair["second"]]).values()
     layout = base_layout(
         110 + 42 * len(rows),
-        xaxis=axis(title=titled(short(pair["second"])), type="category", showgrid=False, automargin=True),
-        yaxis=axis(title=titled(short(pair["first"])), type="category", showgrid=False, automargin=True),
+        xaxis=axis(title=titled(across), type="category", showgrid=False, automargin=True),
+        yaxis=axis(title=titled(down), type="category", showgrid=False, automargin=True),
         margin={"l": 8, "r": 8, "t": 12, "b": 44},
     )
     return Figure(
@@ -166,7 +167,7 @@ def importances(facts: Facts) -> Figure | None:
             "orientation": "h",
             "name": told,
             "x": per_cent([importance["fanova"].get(name, 0.0) for name in names]),
-            "y": [short(name) for name in names],
+            "y": list(short_names(names).values()),
             "marker": {"color": colour},
             "hovertemplate": "%{y}: %{x:.0f}%<extra>" + told + "</extra>",
         }

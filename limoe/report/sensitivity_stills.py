@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from limoe.plots import COLOURS, new_figure, to_png
 from limoe.report.failure_figures import CENSORED, SUCCESS, by_kind, combined_roc, failure_axes
 from limoe.report.sensitivity_figures import axis_of, log_ticks, ranked
-from limoe.report.values import middle, short, stretch
+from limoe.report.values import drawn, middle, short_names, stretch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ def importances(facts: Facts) -> bytes | None:
         rows = [row + height * (place - (len(known) - 1) / 2) for row in range(len(names))]
         colour = COLOURS[0] if target == "quality" else COLOURS[2]
         axes.barh(rows, [100 * shares.get(name, 0.0) for name in names], height, label=target, color=colour)
-    axes.set(yticks=range(len(names)), yticklabels=[short(name) for name in names], xlabel="share of the variance, %")
+    axes.set(yticks=range(len(names)), yticklabels=list(short_names(names).values()), xlabel="share of the variance, %")
     axes.invert_yaxis()
     axes.legend(frameon=False)
     return to_png(figure)
@@ -119,16 +119,16 @@ def failures(facts: Facts, trials: Sequence[Facts]) -> bytes | None:
         return None
     figure = new_figure((7.0, 4.4))
     axes = figure.add_subplot()
+    places = [axis_of(facts, name) for name in names]
     for kind, mine in by_kind(facts, trials).items():
         colour, marker = MARKS.get(kind, (QUIET, "."))
-        shown = [one["values"] for one in mine if all(one["values"].get(name) is not None for name in names)]
-        x, y = ([values[name] for values in shown] for name in names)
+        shown = [one["values"] for one in mine if all(name in one["values"] for name in names)]
+        x, y = ([drawn(place, values[place["name"]]) for values in shown] for place in places)
         filled = "none" if marker in ("o", "s") else colour
         axes.plot(x, y, marker, color=colour, markerfacecolor=filled, markersize=6, label=kind)
-    x_facts, y_facts = (axis_of(facts, name) for name in names)
     axes.set(xlabel=names[0], ylabel=names[1])
-    _scale(axes, "x", x_facts)
-    _scale(axes, "y", y_facts)
+    _scale(axes, "x", places[0])
+    _scale(axes, "y", places[1])
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9)
     return to_png(figure)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limoe.report.document import Cell, Table
-from limoe.report.values import between, brief, loss_of
+from limoe.report.values import between, brief, loss_of, value_of
 
 Facts = Mapping[str, Any]
 PAIRS = 5  # shown without asking
@@ -18,7 +18,7 @@ def recipe_table(facts: Facts) -> Table:
     found = facts["recommendation"]
     roles = [(title, found[role]) for role, title in ROLES if found[role] is not None]
     rows = [
-        [Cell(f"`{axis['name']}`"), *(Cell(brief(choice["values"].get(axis["name"]))) for _, choice in roles)]
+        [Cell(f"`{axis['name']}`"), *(Cell(value_of(choice["values"], axis["name"])) for _, choice in roles)]
         for axis in facts["axes"]
     ]
     for title, note, name in (

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-NONE = "not searched"  # where a condition left a parameter out
+ABSENT = "not searched"  # where a condition left a parameter out
 
 
 def brief(value: Any) -> str:
     """A value in three digits.
 
     >>> brief(0.00213456), brief(16), brief(1.0), brief("bpr"), brief(None)
-    ('0.00213', '16', '1', 'bpr', 'not searched')
+    ('0.00213', '16', '1', 'bpr', 'null')
     """
     if value is None:
-        return NONE
+        return "null"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def short(name: str) -> str:
-    """The last part of a dotted name.
+def value_of(values: Mapping[str, Any], name: str) -> str:
+    """The value of a setting among those of a point.
 
-    >>> short("model.moe.experts")
-    'experts'
+    >>> value_of({"a": None}, "a"), value_of({"a": None}, "b")
+    ('null', 'not searched')
     """
-    return name.rsplit(".", 1)[-1]
+    return brief(values[name]) if name in values else ABSENT
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Each name's last parts, as many as no other name ends in; the whole where there are none.
+
+    >>> list(short_names(["train.lr", "model.moe.router", "train.lr_scale.router"]).values())
+    ['lr', 'moe.router', 'lr_scale.router']
+    """
+    ends = {name: [name.split(".", start)[-1] for start in range(name.count("."), -1, -1)] for name in names}
+    taken = Counter(end for mine in ends.values() for end in mine)
+    return {name: next((end for end in mine if taken[end] == 1), name) for name, mine in ends.items()}
 
 
 def stretch(one: Mapping[str, Any]) -> str:
@@ -52,6 +64,11 @@ def position(axis: Mapping[str, Any], value: Any) -> float:
         return list(axis["choices"]).index(value) / max(1, len(axis["choices"]) - 1)
     low, high, at = (math.log(x) if axis["log"] else float(x) for x in (axis["low"], axis["high"], value))
     return (at - low) / (high - low) if high > low else 0.5
+
+
+def drawn(axis: Mapping[str, Any], value: Any) -> Any:
+    """A value as figures place it: itself on an axis of numbers, its words among other choices."""
+    return value if axis["numeric"] else brief(value)
 
 
 def probability(share: Mapping[str, Any]) -> str:

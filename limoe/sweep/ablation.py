@@ -16,7 +16,7 @@ from limoe.sweep.directories import Directories
 from limoe.sweep.planned import ByName, Listed, Planned
 from limoe.sweep.points import FINAL_SEEDS
 from limoe.sweep.storage import keep_record
-from limoe.sweep.variants import Study, study
+from limoe.sweep.variants import Study, numbers, study
 from limoe.sweep.work import check_name
 
 
@@ -47,15 +47,23 @@ class Ablation(Planned):
         self.study: Study = study(params, settings.only)
         self._params, self._data_hash = params, data_hash
         self._directories = Directories(self.folder, ByName(), params, "limoe", settings.reports, data_hash)
-        numbers = {one.key: number for number, one in enumerate(study(params).variants)}  # the same whatever `only` says
+        number_of = numbers(params)
         super().__init__(
             [
-                Listed(self._directories, self._directories.work(numbers[one.key], one.values, seed, "ablation"), one.key)
+                Listed(self._directories, self._directories.work(number_of[one.key], one.values, seed, "ablation"), one.key)
                 for seed in range(settings.seeds)
                 for one in self.study.variants
             ]
         )
         keep_record(self.folder, self._record(), may_change=("seeds", "only"))
+
+    @property
+    def told(self) -> Study:
+        """What the report may tell of: the study without `only`, which decides what runs, and whatever it kept besides."""
+        whole = study(self._params)
+        known = {one.key for one in whole.variants}
+        more = tuple(one for one in self.study.variants if one.key not in known)
+        return Study((*whole.variants, *more), whole.omitted | self.study.omitted)
 
     def _record(self) -> dict[str, Any]:
         settings = asdict(self.settings)

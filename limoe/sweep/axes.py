@@ -45,6 +45,10 @@ class Axis:
             return round(math.log(value / self.low) / math.log(self.high / self.low), 12)
         return float((value - self.low) / (self.high - self.low))
 
+    def place(self, point: Mapping[str, Any]) -> float:
+        """Where a point's value lies, NaN if it has none: null may be a choice, and is not the same."""
+        return self.unit(point[self.name]) if self.name in point else math.nan
+
     def value(self, unit: float) -> Any:
         """The value at a place in 0..1; whole where the axis is, the nearest choice among choices."""
         if self.choices is not None:

@@ -113,7 +113,7 @@ def _distribution(axis: Axis) -> BaseDistribution:
 
 
 def _place(axis: Axis, values: dict[str, Any]) -> float | int | None:
-    unit = axis.unit(values.get(axis.name))
+    unit = axis.place(values)
     if math.isnan(unit):
         return None
     return min(1.0, max(0.0, unit)) if axis.choices is None else axis.choices.index(values[axis.name])
@@ -128,7 +128,7 @@ def _shares(study: optuna.Study, evaluator: Any, axes: Sequence[Axis]) -> dict[s
 
 def _explained(axes: Sequence[Axis], points: Points) -> float:
     """Out-of-bag R^2 of a random forest on the places."""
-    features = [[axis.unit(values.get(axis.name)) for axis in axes] for values, _ in points]
+    features = [[axis.place(values) for axis in axes] for values, _ in points]
     filled_ND: NDArray[np.float64] = np.nan_to_num(np.array(features, dtype=float), nan=0.5)
     forest = RandomForestRegressor(n_estimators=100, min_samples_leaf=2, oob_score=True, random_state=SEED, n_jobs=1)
     return float(forest.fit(filled_ND, [answer for _, answer in points]).oob_score_)

@@ -105,7 +105,7 @@ def main_effects(axes: Sequence[Axis], points: Sequence[dict[str, Any]]) -> Arra
 
 def axis_effects(axis: Axis, points: Sequence[dict[str, Any]]) -> Array:
     """The columns of `main_effects` for one axis."""
-    units_N = np.array([axis.unit(point.get(axis.name)) for point in points], dtype=float)
+    units_N = np.array([axis.place(point) for point in points], dtype=float)
     if not axis.numeric:
         units_C = np.array([axis.unit(choice) for choice in (axis.choices or ())[1:]], dtype=float)  # none of one choice alone
         same_NC: Array = (units_N[:, None] == units_C).astype(float)

@@ -87,7 +87,7 @@ def settled(choices: Sequence[Choice], finals: Sequence[Row]) -> list[Choice]:
 
 def places(rows: Sequence[Row], axes: Sequence[Axis]) -> Array:
     """[N, D] in 0..1, NaN where a value is absent."""
-    return np.array([[axis.unit(row.values.get(axis.name)) for axis in axes] for row in rows], dtype=float).reshape(len(rows), -1)
+    return np.array([[axis.place(row.values) for axis in axes] for row in rows], dtype=float).reshape(len(rows), -1)
 
 
 def values(rows: Sequence[Row]) -> Array:

@@ -22,7 +22,7 @@ from limoe.report import ablation_figures, sensitivity_stills
 from limoe.report.document import Block, Cell, Document, Figure, Fold, Grid, Section, Table, Terms
 from limoe.report.markdown import body
 from limoe.report.sensitivity import WORDS, tell
-from limoe.report.values import between, loss_of, probability, short
+from limoe.report.values import between, loss_of, probability, short_names
 from limoe.sweep import table as tables
 from limoe.sweep.ablation_result import analyse_ablation, is_ablation
 from limoe.sweep.axes import parse_axes
@@ -168,7 +168,7 @@ def _glance(part: Part) -> list[Cell]:
     assert part.found is not None
     counts, best = part.found.counts, part.found.recommendation
     shares = part.found.failure.fanova
-    decider = f"`{short(max(shares, key=lambda name: shares[name]))}`" if shares else "–"
+    decider = f"`{short_names(list(shares))[max(shares, key=lambda name: shares[name])]}`" if shares else "–"
     recipes = dataclasses.asdict(counts.recipes)
     cells = [
         Cell(part.entry.title),

@@ -112,7 +112,7 @@ def share(hits: float, n: float) -> Share:
 
 def curve(axis: Axis, points: Points) -> Curve:
     """P(success) along one axis, over the other parameters as they were tried; points without a value for it are left out."""
-    there = [(axis.unit(values.get(axis.name)), success) for values, success in points]
+    there = [(axis.place(values), success) for values, success in points]
     there = [(unit, success) for unit, success in there if not math.isnan(unit)]
     bins = _fill(_bins(axis, [unit for unit, _ in there], min(MOST_BINS, max(1, len(there) // PER_BIN))), axis, there)
     return Curve(axis.name, bins, [] if axis.choices is not None or not there else _smooth(axis, there))

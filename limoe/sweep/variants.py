@@ -81,7 +81,7 @@ def study(params: Params, only: Sequence[str] = ()) -> Study:
     is no recipe that the study can take apart.
     """
     _check_base(params.model.moe)
-    wanted = [one for group in STUDIES.values() for one in group(params.model.moe)]
+    wanted = _all(params)
     chosen = [one for one in wanted if not only or {one.group, one.key} & set(only)]
     _check_names(only, wanted)
     known, variants = {_identity(params)}, []
@@ -96,6 +96,15 @@ def study(params: Params, only: Sequence[str] = ()) -> Study:
             known.add(identity)
             variants.append(variant)
     return Study((Variant(FULL, FULL, {}, "the recipe as the parameters have it"), *variants), omitted)
+
+
+def numbers(params: Params) -> dict[str, int]:
+    """A number for every variant there could be, whatever `only` says and whichever are equal."""
+    return {key: number for number, key in enumerate([FULL, *(one.key for one in _all(params))])}
+
+
+def _all(params: Params) -> list[Variant]:
+    return [one for group in STUDIES.values() for one in group(params.model.moe)]
 
 
 def _identity(params: Params) -> str:

@@ -6,6 +6,7 @@ The whole flow runs for real in tests/pipeline.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from flowkit import server
 from flows import pipeline
 from flows.pipeline import StageFailed, failure, first_table, stream, worth_a_retry
 from limoe.config import CompareParams, Params
-from limoe.files import write_json
+from limoe.files import write_bytes, write_json, write_text
+from limoe.paths import Paths
 
 HOLD = """
 import sys, time
@@ -116,8 +118,28 @@ def test_the_first_table_of_a_report() -> None:
 
 
 def test_an_artifacts_key_has_the_letters_that_prefect_allows() -> None:
-    assert pipeline.artifact_key(Path("runs/train/limoe/plots/curves.png")) == "train-limoe-curves"
-    assert pipeline.artifact_key(Path("runs/balance/caption_lengths.png")) == "balance-caption-lengths"
+    names = ["lr", "lr.v1", "lr.v2", "Kapazität.png", "runs", "plots", "a/b", ".5"]
+    keys = [pipeline.artifact_key(Path("sweep", name)) for name in names]
+    assert all(re.fullmatch(r"[a-z0-9-]+", key) for key in keys)
+    assert keys[:3] == ["sweep-lr", "sweep-lr-v1", "sweep-lr-v2"]
+    assert len(set(keys)) == len(names)
+
+
+def test_the_table_and_every_picture_have_a_key_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = ("runs/train/limoe/plots/curves.png", "runs/balance/caption_lengths.png", "runs/sweeps/lr.v1/plots/roc.png")
+    for name in pictures:
+        write_bytes(tmp_path / name, b"picture")
+    report = Paths(tmp_path).report
+    write_text(report / "report.md", "| a |\n|---|\n")
+    write_text(report / "report.html", "")
+    monkeypatch.chdir(tmp_path)
+    published: dict[str, str] = {}
+    for form in ("image", "link", "markdown"):
+        name = f"create_{form}_artifact"
+        monkeypatch.setattr(pipeline, name, lambda content, key, **_: published.update({key: content}))
+    pipeline.publish.fn()
+    assert set(published) == {"comparison", "report", "train-limoe-curves", "balance-caption-lengths", "sweeps-lr-v1-roc"}
+    assert published["comparison"] == "| a |\n|---|"
 
 
 def test_without_a_server_no_slot_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,16 @@
 """Intervals and duels over planted evidence."""
 
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from evalkit import tiny_params
 from reportkit import only_validation, plant, plant_averaged
 
 from limoe.config import CONTESTANTS, SHARED
 from limoe.errors import UserError
+from limoe.evals.sets import Items
 from limoe.files import read_json, write_json
 from limoe.paths import Paths
 from limoe.report.evidence import load_evidence
@@ -45,6 +48,42 @@ def test_the_values_are_the_planted_ones(measured):
     assert scores["limoe", "test-scenes", "i2t_r1"].value == 0.5
     assert scores["limoe", "unseen-style", "calibration"].value == pytest.approx(0.05)
     assert set(scores["limoe", "val", "top1"].row()) == {"model", "set", "metric", "value", "low", "high", "n"}
+
+
+def per_class(evidence, hits_CN):
+    """The same contestants on a set `own` of 95 pictures of one class and 5 of another, scored by their mean per class."""
+    weights = np.repeat([100 / (2 * 95), 100 / (2 * 5)], [95, 5])
+    keys = tuple(map(str, range(100)))
+    found = []
+    for one, hits_N in zip(evidence, hits_CN, strict=True):
+        values = {"top1": hits_N, "top5": hits_N, "per_class": hits_N * weights, "class_weight": weights}
+        items = {("own", metric): Items(keys, keys, {metric: value}) for metric, value in values.items()}
+        scores = {place: (float(one.values[place[1]].mean()), 100) for place, one in items.items()}
+        found.append(replace(one, items=items, scores=scores))
+    return found
+
+
+def test_a_mean_per_class_of_classes_of_unequal_size_has_an_interval_between_0_and_1(evidence):
+    """All hit; 4 of the 5 hit; none hit."""
+    hits = np.ones((3, 100))
+    hits[1, 99], hits[2] = 0, 0
+    found = {(one.model, one.metric): one for one in measure(per_class(evidence, hits), PARAMS.compare, bins=15)}
+    assert {metric for _, metric in found} == {"top1", "top5", "per_class"}
+    whole, most, none = (found[name, "per_class"] for name in CONTESTANTS)
+    assert (whole.value, most.value, none.value) == (pytest.approx(1), pytest.approx(0.9), 0)
+    assert (whole.low, whole.high) == (found["limoe", "top1"].low, 1)
+    assert (none.low, none.high) == (0, found["clip", "top1"].high)
+    assert 0.5 < most.low < 0.9 < most.high <= 1
+
+
+def test_means_per_class_of_two_models_are_compared_by_the_same_weights(evidence):
+    hits = np.zeros((3, 100))
+    hits[0], hits[1, :95], hits[2, 95:] = 1, 1, 1
+    dense, clip = (one.paired for one in duels(per_class(evidence, hits), PARAMS.compare, ("per_class",)))
+    assert (dense.difference, clip.difference) == (pytest.approx(0.5), pytest.approx(0.5))
+    for one in (dense, clip):
+        assert 0 < one.interval.low < 0.5 < one.interval.high < 1
+    assert dense.p > clip.p
 
 
 def test_one_family_of_test_sets_only_and_in_the_right_direction(evidence):

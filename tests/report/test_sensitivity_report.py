@@ -22,14 +22,14 @@ from limoe.report.page import to_html
 from limoe.report.sensitivity import headline, tell
 from limoe.report.sensitivity_stills import stills, success
 from limoe.report.style import CSS
-from limoe.report.values import middle, position
+from limoe.report.values import middle, position, short_names
 from limoe.sweep.pages import report_sweep, trials_of
 from limoe.sweep.rows import to_table
 from limoe.sweep.sensitivity import analyse
 
 
-def told(some):
-    table = to_table(some, SPACE)
+def told(some, space=SPACE):
+    table = to_table(some, space)
     found = analyse(table)
     return found.to_dict(), trials_of(table, found)
 
@@ -106,6 +106,96 @@ def test_places_on_an_axis_by_hand():
     assert position({"choices": [8, 16, 32]}, 16) == 0.5
     assert position({"choices": None, "log": False, "low": 1, "high": 3}, 1.5) == 0.25
     assert middle({"low": 2, "high": 4}, log=False) == 3
+
+
+NULL = {"train.lr": SPACE["train.lr"], "model.moe.tau_text": {"choices": [None, 1.0]}}
+
+
+@pytest.fixture(scope="module")
+def null():
+    """A sweep in which `null` is the better choice: with 1.0 every training fails."""
+
+    def one(row):
+        tau = None if row.point % 2 else 1.0
+        values = {"train.lr": row.values["train.lr"], "model.moe.tau_text": tau}
+        failed = {"kind": "diverged", "loss": None} if tau else {"kind": "ok", "loss": row.loss or 3.2}
+        return replace(row, values=values, **failed)
+
+    return told([one(row) for row in rows(40)], NULL)
+
+
+def test_null_that_is_recommended_is_told_as_null(null):
+    facts, trials = null
+    assert facts["recommendation"]["robust"]["values"]["model.moe.tau_text"] is None
+    page = to_markdown(tell(facts, trials), "p")
+    assert "`model.moe.tau_text` null" in page
+    assert "not searched" not in page
+    for table in (sensitivity_tables.recipe_table(facts), sensitivity_tables.reach_table(facts)):
+        row = next(row for row in table.rows if row[0].text == "`model.moe.tau_text`")
+        assert row[1].text == "null"
+    curve = next(one for one in facts["curves"] if one["name"] == "model.moe.tau_text")
+    assert set(sensitivity_figures.success_curve(facts, curve).data[0]["x"]) == {"null", "1"}
+
+
+def test_trials_with_null_are_on_the_map_of_failures(null):
+    facts, trials = null
+    traces = failure_figures.failure_map(facts, trials).data
+    shown = [place for trace in traces for place in zip(trace["x"], trace["y"], strict=True)]
+    tried = [(one["values"]["train.lr"], "1" if one["values"]["model.moe.tau_text"] else "null") for one in trials]
+    if failure_figures.failure_axes(facts)[0] != "train.lr":
+        tried = [place[::-1] for place in tried]
+    assert sorted(map(str, shown)) == sorted(map(str, tried))
+    assert sensitivity_stills.failures(facts, trials)
+
+
+def test_what_a_condition_left_out_is_told_as_not_searched():
+    failures = [
+        {"point": point, "seed": 0, "kind": "diverged", "step": 20, "values": values, "evidence": ""}
+        for point, values in enumerate(({"train.lr": 0.1, "model.moe.tau_text": None}, {"train.lr": 0.1}))
+    ]
+    facts = {"axes": [{"name": "train.lr"}, {"name": "model.moe.tau_text"}], "failures": failures}
+    table = failure_tables.failure_table(facts)
+    assert [[cell.text for cell in row[3:5]] for row in table.rows] == [["0.1", "null"], ["0.1", "not searched"]]
+
+
+@pytest.mark.parametrize(
+    "names, short",
+    [
+        (["train.lr", "model.moe.k"], ["lr", "k"]),
+        (["model.moe.router", "train.lr_scale.router", "train.lr"], ["moe.router", "lr_scale.router", "lr"]),
+        (["a.x.k", "b.x.k", "c.k", "k"], ["a.x.k", "b.x.k", "c.k", "k"]),
+        (["router", "moe.router"], ["router", "moe.router"]),
+        ([], []),
+    ],
+)
+def test_short_names_are_as_long_as_it_takes_to_tell_them_apart(names, short):
+    assert short_names(names) == dict(zip(names, short, strict=True))
+
+
+@pytest.fixture(scope="module")
+def alike():
+    """The facts of a sweep in which two settings have one last name."""
+    names = {"train.lr": "model.moe.router", "model.moe.capacity_factor": "train.lr_scale.router", "model.moe.k": "model.moe.k"}
+    some = [replace(row, values={names[name]: value for name, value in row.values.items()}) for row in rows(40)]
+    return told(some, {names[name]: spec for name, spec in SPACE.items()})[0]
+
+
+def test_settings_of_one_last_name_have_a_row_each(alike):
+    both = {"moe.router", "lr_scale.router"}
+    assert set(sensitivity_figures.importances(alike).data[0]["y"]) == {*both, "k"}
+    assert set(failure_figures.reach_bars(alike).data[-1]["y"]) == both
+    for pair in alike["pairs"]:
+        layout = sensitivity_figures.pair_map(pair).layout
+        assert layout["xaxis"]["title"] != layout["yaxis"]["title"]
+    assert re.search("`(moe|lr_scale).router` decides it most", headline(alike))
+
+
+def test_settings_of_one_last_name_have_a_label_each_in_pictures(alike, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(sensitivity_stills, "to_png", drawn.append)
+    sensitivity_stills.importances(alike)
+    (axes,) = drawn[0].axes
+    assert {label.get_text() for label in axes.get_yticklabels()} == {"moe.router", "lr_scale.router", "k"}
 
 
 def test_finals_are_the_figures_to_quote(known):

@@ -177,6 +177,21 @@ def test_more_seeds_and_variants_may_be_asked_for_later(tmp_path, params):
         ablation(tmp_path, with_values(params, {"train.lr": 0.001}))
 
 
+def test_fewer_variants_later_take_none_out_of_the_report(tmp_path, params):
+    drain(ablation(tmp_path, params, only=("k", "priority"), seeds=1))
+    less = ablation(tmp_path, params, only=("priority/shuffled",), seeds=2)
+    drain(less)
+    lines = {line.key: line.trials for line in analyse_ablation(collect_ablation(less.folder, less.told)).lines}
+    assert lines["k/2"] == lines["priority/first-come"] == 1
+    assert lines["full"] == lines["priority/shuffled"] == 2
+
+
+def test_a_variant_that_equals_one_of_another_group_runs_where_that_is_left_out(tmp_path, params):
+    """With images first as the recipe, classic losses with images first are classic losses."""
+    changed = with_values(params, {"model.moe.priority": "first-come"})
+    assert ("priority/classic-first-come", 0) in drain(ablation(tmp_path, changed, only=("priority",), seeds=1))
+
+
 def test_a_killed_trial_is_handed_out_once_more_and_a_collapse_is_a_result(tmp_path, params):
     one = ablation(tmp_path, params, only=("k",), seeds=1)
     work = one.next()

@@ -66,6 +66,22 @@ def test_a_conditional_parameter_is_judged_where_it_can_be() -> None:
     assert max(found.fanova, key=lambda name: found.fanova[name]) == RATE
 
 
+def test_null_is_a_choice_and_absent_is_none() -> None:
+    """Where a conditional name has null among its choices, a point without the name is not one that chose null."""
+    tau = "model.moe.tau_text"
+    axes = parse_axes({**SPACE, tau: {"choices": [None, 1.0], "when": {EXPERTS: [16, 32]}}})
+    (axis,) = (one for one in axes if one.name == tau)
+    assert (axis.place({tau: None}), axis.place({tau: 1.0})) == (0.0, 1.0)
+    assert math.isnan(axis.place({EXPERTS: 8}))
+    rows = trials(60, lambda u, rng: {"loss": 3 + u[0] + 0.1 * rng.normal()})
+    for number, one in enumerate(rows):
+        if one.values[EXPERTS] != 8:
+            one.values[tau] = None if number % 2 else 1.0
+    found = quality(axes, quality_points(rows))
+    assert tau in found.ped_anova
+    assert max(found.fanova, key=lambda name: found.fanova[name]) == RATE
+
+
 @pytest.mark.parametrize("target", [QUALITY, FAILURE])
 def test_the_pair_that_acts_together_is_found(target: str) -> None:
     def ending(u: np.ndarray, rng: np.random.Generator) -> dict:
