@@ -197,7 +197,8 @@ def upcycle(
 
         upcycle_directory(dense, out, with_suggestion(resolved, paths).model, resolved.train.seed)
         begin = f"contestants.limoe.start_from={os.path.relpath(out, paths.root)}"
-        _next(shlex.join(["limoe", "train", "limoe", *(f"--set={one}" for one in (*(overrides or ()), begin))]))
+        where = [] if params == DEFAULT_PARAMS else [f"--params={params}"]
+        _next(shlex.join(["limoe", "train", "limoe", *where, *(f"--set={one}" for one in (*(overrides or ()), begin))]))
 
 
 @app.command(rich_help_panel=TOOLS)

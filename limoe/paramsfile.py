@@ -58,7 +58,7 @@ def set_dotted(values: dict[str, Any], assignment: str) -> None:
             raise UserError(f"override {assignment!r}: {part!r} is a value, not a section")
     try:
         node[parts[-1]] = number_like(yaml.safe_load(text))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
         raise UserError(f"override {assignment!r}: {text!r} is not a value in YAML; quote it or close its brackets") from None
 
 

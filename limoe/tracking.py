@@ -194,12 +194,14 @@ def _experiment(client: MlflowClient, name: str, root: Path) -> str:
 
 
 def _continued(client: MlflowClient, run_id: str | None) -> str | None:
-    """`run_id`, running again; None if there is none or the store was removed since."""
+    """`run_id`, running again; None if there is none, or it or the store was removed since."""
     from mlflow.exceptions import MlflowException
 
     if run_id is None:
         return None
     try:
+        if client.get_run(run_id).info.lifecycle_stage == "deleted":  # in the UI: another run begins
+            return None
         client.update_run(run_id, status="RUNNING")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":

@@ -149,8 +149,11 @@ class Limoe(nn.Module):
         return self.pool_text(x_TD, layout, normalize)
 
     def embed_images(self, images_BCHW: Tensor) -> Tensor:
-        """(B * P, D): patches, row by row, with their positions."""
+        """(B * P, D): patches, row by row, with their positions. ValueError for any other shape than (B, 3, size, size)."""
         side, grid = self.tower.patch_size, self.tower.image_size // self.tower.patch_size
+        if images_BCHW.shape[1:] != (COLOURS, self.tower.image_size, self.tower.image_size):
+            size = self.tower.image_size
+            raise ValueError(f"images of shape {tuple(images_BCHW.shape)}: this model takes (B, {COLOURS}, {size}, {size})")
         images = len(images_BCHW)
         cut = images_BCHW.reshape(images, COLOURS, grid, side, grid, side).permute(
             0, 2, 4, 1, 3, 5

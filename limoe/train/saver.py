@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 from torch import Tensor, nn
 
 from limoe.config import TrainParams
+from limoe.errors import UserError
 from limoe.train.checkpoint import Checkpoint, Checkpoints
 from limoe.train.journal import Journal
 from limoe.train.optim import Optimizers, load_optimizer_tensors, optimizer_tensors
@@ -149,6 +150,12 @@ class Saver:
         return checkpoint if self.world.is_main or step < 0 else self.checkpoints.read(step)
 
     def _cut(self, lengths: list[int]) -> None:
+        for journal, length in zip(self._journals, lengths, strict=True):
+            if journal.length < length:
+                raise UserError(
+                    f"{journal.path}: ends before the checkpoint of step {self.step} does; something else has changed it: put it "
+                    "back, or remove its folder to train anew"
+                )
         with suppress(ValueError):  # a power failure may leave anything behind what was made durable
             self._times = {row["step"]: row["time"] for row in self.metrics.rows(lengths[0])}
         for journal, length in zip(self._journals, lengths, strict=True):

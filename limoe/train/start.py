@@ -48,6 +48,8 @@ class Start:
                     f"train.start_from: {folder} cannot start {config.kind}: its {name} is {theirs.get(name)}, "
                     f"and here it is {ours.get(name)}"
                 )
+        if not (folder / "tokenizer.json").is_file():
+            raise UserError(f"train.start_from: {folder} has no tokenizer.json, and so is no whole model directory")
         if sha256_file(folder / "tokenizer.json") != sha256_file(tokenizer):
             raise UserError(
                 f"train.start_from: {folder} has another tokenizer than {tokenizer.parent}: its embeddings are of other tokens"

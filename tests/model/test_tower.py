@@ -186,5 +186,6 @@ def test_patches_are_those_of_unfold_whatever_the_strides_and_another_size_is_re
     expected = model.patch(patches_BFP.transpose(1, 2)) + model.image_position
     for given in (images, images.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)):
         torch.testing.assert_close(model.embed_images(given), expected.flatten(0, 1))
-    with pytest.raises(RuntimeError, match="shape"):
-        model.embed_images(torch.randn(1, 3, 32, 32))
+    for wrong in ((1, 3, 32, 32), (1, 16, 16, 3), (1, 3, 8, 32), (3, 1, 16, 16), (3, 16, 16)):
+        with pytest.raises(ValueError, match=r"this model takes \(B, 3, 16, 16\)"):
+            model.encode_image(torch.randn(*wrong))
