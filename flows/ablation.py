@@ -18,7 +18,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from flows.pipeline import artifact_key
 from flows.progress import PlannedProgress
 from flows.request import Address, Concurrency, ParamsFile, Runner, plainly, with_budget
-from flows.temporary import end_server_with_us
+from flows.temporary import find_server
 from flows.trials import check_runner, run_all, task_runner
 from limoe.config import Params
 from limoe.data.prepared import Prepared
@@ -127,7 +127,7 @@ def main(
     request = Request(**locals())
     with plainly():
         request.open()
-        end_server_with_us()
+        find_server()
         ablation(**vars(request))
 
 

@@ -26,7 +26,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import get_current_settings
 
-from flows.temporary import end_server_with_us
+from flows.temporary import find_server
 from limoe.config import CONTESTANTS, CompareParams, Params
 from limoe.errors import UserError
 from limoe.files import read_json
@@ -217,8 +217,11 @@ def pipeline(retry_seconds: int = 30) -> None:
 def main(retry_seconds: int = typer.Option(30, min=0, help="Wait before a stage is tried again.")) -> None:
     """Run the pipeline in this folder."""
     try:
-        end_server_with_us()
+        find_server()
         pipeline(retry_seconds)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except StageFailed as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2 if error.kind == "user" else 1) from None

@@ -15,7 +15,7 @@ from prefect import flow
 
 from flows.progress import PlannedProgress
 from flows.request import Address, Concurrency, ParamsFile, Runner, plainly
-from flows.temporary import end_server_with_us
+from flows.temporary import find_server
 from flows.trials import check_runner, run_all, task_runner
 from limoe.config import Params
 from limoe.files import exclusive_lock
@@ -115,7 +115,7 @@ def main(
     request = Request(**locals())
     with plainly():
         request.open()
-        end_server_with_us()
+        find_server()
         train_seeds(**vars(request))
 
 

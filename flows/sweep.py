@@ -20,7 +20,7 @@ from prefect.utilities.urls import url_for
 from flows.pipeline import artifact_key
 from flows.progress import Progress, conclusion
 from flows.request import Address, Concurrency, ParamsFile, Plan, Request, Runner, plainly
-from flows.temporary import end_server_with_us
+from flows.temporary import find_server
 from flows.trials import run_all, task_runner
 from limoe.sweep import table
 from limoe.sweep.outcome import Outcome
@@ -150,7 +150,7 @@ def main(
         plan = request.plan()
         with plan.lock():
             plan.open()
-        end_server_with_us()
+        find_server()
         sweep(**vars(request))
 
 

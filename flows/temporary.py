@@ -1,4 +1,4 @@
-"""The temporary Prefect server of a flow that has no other: it must not outlive the flow, even if that is killed."""
+"""The Prefect server of a flow: one that answers, or a temporary one, which must not outlive the flow, even if that is killed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,37 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
 from typing import Any
 
+from prefect.settings import get_current_settings
+
+from limoe.errors import UserError
+
+ANSWER_SECONDS = 10
 MODULE = "prefect.server.api.server"
 POLL_SECONDS = 0.05
 PATIENCE = 120.0  # seconds until a server has been started, or never will be
 WATCHMAN = 'cat > /dev/null; kill "$1" 2> /dev/null'  # reads until whoever holds the other end of the pipe is gone
+
+
+def find_server() -> None:
+    """UserError if a server is named (PREFECT_API_URL, or Prefect's profile) and does not answer; where none is, a temporary one
+    will be started, and ends with us."""
+    address = get_current_settings().api.url
+    if address is None:
+        end_server_with_us()
+        return
+    try:
+        with suppress(urllib.error.HTTPError):  # an answer, too: it may want to know who asks
+            urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no Prefect server answers at {address} ({getattr(error, 'reason', error)}): start one with `make prefect`, or "
+            "unset PREFECT_API_URL"
+        ) from None
 
 
 def end_server_with_us() -> None:

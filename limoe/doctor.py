@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import configparser
 import http.client
 import importlib.metadata
@@ -10,6 +11,7 @@ import platform
 import re
 import shutil
 import sys
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,15 +132,22 @@ def _packages(root: Path) -> list[Finding]:
 def _stores(root: Path) -> list[Finding]:
     uri = store_uri(root)
     findings = [_server("MLflow", uri, uri.rstrip("/") + "/health") if uri.startswith("http") else _mlflow_store(uri)]
-    remotes = dvc_remotes(root)
-    where = "; ".join(f"{name}: {url}" for name, url in remotes.items())
-    findings.append(Finding("stores", "DVC remote", where or "none: dvc remote add -d NAME WHERE, to share data and results"))
+    findings.append(_remotes(root))
     api = os.environ.get("PREFECT_API_URL")
     if api:
         findings.append(_server("Prefect", api, api.rstrip("/") + "/health"))
     else:
         findings.append(Finding("stores", "Prefect", "no server named by PREFECT_API_URL: a flow starts its own"))
     return findings
+
+
+def _remotes(root: Path) -> Finding:
+    try:
+        remotes = dvc_remotes(root)
+    except (configparser.Error, UnicodeDecodeError) as error:
+        return Finding("stores", "DVC remote", f".dvc/config cannot be read ({' '.join(str(error).split())})", False)
+    where = "; ".join(f"{name}: {_nameless(url)}" for name, url in remotes.items())
+    return Finding("stores", "DVC remote", where or "none: dvc remote add -d NAME WHERE, to share data and results")
 
 
 def dvc_remotes(root: Path) -> dict[str, str]:
@@ -172,8 +181,19 @@ def _data(root: Path) -> list[Finding]:
 
 
 def _server(name: str, address: str, health: str) -> Finding:
+    user = urllib.parse.unquote(urllib.parse.urlsplit(health).netloc.rpartition("@")[0])
+    known = {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"} if user else {}
     try:
-        with urllib.request.urlopen(health, timeout=PATIENCE_SECONDS):
-            return Finding("stores", name, address, True)
+        with urllib.request.urlopen(urllib.request.Request(_nameless(health), headers=known), timeout=PATIENCE_SECONDS):
+            return Finding("stores", name, _nameless(address), True)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return Finding("stores", name, f"{address} does not answer ({error})", False)
+        return Finding("stores", name, f"{_nameless(address)} does not answer ({error})", False)
+
+
+def _nameless(address: str) -> str:
+    """Without the user and the password before its host, which nobody else is to read.
+
+    >>> _nameless("https://me:secret@host/x"), _nameless("s3://bucket/a")
+    ('https://host/x', 's3://bucket/a')
+    """
+    return re.sub(r"(?<=://)[^/]*@", "", address)

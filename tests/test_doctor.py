@@ -113,6 +113,25 @@ def test_remotes_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
     assert doctor.dvc_remotes(tmp_path) == {"backup": "s3://bucket/a", "near": "ssh://host/b"}
 
 
+def test_a_broken_config_of_dvc_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("<<<<<<< HEAD\n[core]\n")
+    found = value(doctor._stores(tmp_path), "stores", "DVC remote")
+    assert (found.ok, ".dvc/config cannot be read" in found.value) == (False, True)
+
+
+def test_passwords_are_sent_and_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, healthy_server: str) -> None:
+    host = healthy_server.removeprefix("http://")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@{host}")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("['remote \"a\"']\n    url = https://me:s3cret@host/x\n")
+    found = doctor._stores(tmp_path)
+    assert (value(found, "stores", "MLflow").ok, value(found, "stores", "MLflow").value) == (True, healthy_server)
+    assert value(found, "stores", "DVC remote").value == "a: https://host/x"
+    assert not any("hunter2" in one.value or "s3cret" in one.value for one in found)
+
+
 def test_the_command_prints_for_people_and_for_programs(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
     runner = typer.testing.CliRunner()
     found = [Finding("system", "git", "not on PATH", False), Finding("torch", "GPU", "none")]

@@ -130,7 +130,7 @@ def test_the_page_says_what_the_command_says() -> None:
     [
         (("B16",), "B16: no such preset; did you mean B/16? (a file of parameters ends in .yaml)"),
         (("B/16", "--gpus", "8"), "--gpus says how fast a training is: name its length too, as in --samples 12.8e9"),
-        (("B/16", "--samples", "0"), "--samples must be above 0"),
+        (("B/16", "--samples", "0"), "--samples must be a number above 0"),
         (("B/16", "--samples", "1", "--mfu", "2"), "--mfu 2: must be above 0 and at most 1"),
         (("B/16", "--batch", "0"), "--batch 0: must be at least 1 pair"),
         (("B/16", "--set", "train.lr=1"), "--set changes a file of parameters, and B/16 is a preset"),

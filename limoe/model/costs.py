@@ -14,6 +14,7 @@ the worst case. `tests/model/test_costs.py` compares the activations with what a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -134,9 +135,9 @@ def training_cost(forward_flops: float, samples: float, gpus: int, mfu: float, p
     >>> training_cost(1e12, 86_400, gpus=1, mfu=1.0, peak_tflops=3.0)
     TrainingCost(flops=2.592e+17, days=1.0)
     """
-    wrong = {"samples": samples <= 0, "gpus": gpus < 1, "tflops": peak_tflops <= 0}
+    wrong = {"samples": not 0 < samples < math.inf, "gpus": gpus < 1, "tflops": not 0 < peak_tflops < math.inf}
     if name := next((name for name, bad in wrong.items() if bad), None):
-        raise UserError(f"--{name} must be above 0")
+        raise UserError(f"--{name} must be a number above 0")
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu {mfu:g}: must be above 0 and at most 1, the share of the peak that the training reaches")
     flops = TRAINING_PER_FORWARD * forward_flops * samples

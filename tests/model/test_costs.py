@@ -137,9 +137,11 @@ def test_the_price_of_a_training_by_hand():
 @pytest.mark.parametrize(
     "changes,sentence",
     [
-        ({"samples": 0}, "--samples must be above 0"),
-        ({"gpus": 0}, "--gpus must be above 0"),
-        ({"peak_tflops": -1}, "--tflops must be above 0"),
+        ({"samples": 0}, "--samples must be a number above 0"),
+        ({"samples": float("nan")}, "--samples must be a number above 0"),
+        ({"peak_tflops": float("inf")}, "--tflops must be a number above 0"),
+        ({"gpus": 0}, "--gpus must be a number above 0"),
+        ({"peak_tflops": -1}, "--tflops must be a number above 0"),
         ({"mfu": 0}, "--mfu 0: must be above 0 and at most 1"),
         ({"mfu": 40}, "--mfu 40: must be above 0 and at most 1"),
     ],
