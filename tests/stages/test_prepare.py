@@ -109,8 +109,8 @@ def test_it_says_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_failed_run_leaves_the_old_set_and_nothing_else(tmp_path: Path) -> None:
     paths = run(tmp_path / "project")
     before = hashlib.sha256((paths.prepared / "manifest.json").read_bytes()).hexdigest()
-    with pytest.raises(UserError, match="vocab_size = 64 is too small"):
-        run(paths.root, "prepare.tokenizer.vocab_size=64", "prepare.emoji.languages=[en, ja]")
+    with pytest.raises(UserError, match="nothing is left to train on"):
+        run(paths.root, "prepare.captions.min_chars=5000")
     assert Prepared(paths.prepared).hash == before
     assert sorted(path.name for path in (paths.root / "data").iterdir()) == ["prepared", "sources.yaml"]
 
