@@ -89,7 +89,8 @@ def conclusion(published: Sequence[Published], name: str, refused: Mapping[int, 
     lines = []
     for title, one in zip(("robust best", "runner-up"), published, strict=False):
         recipe = ", ".join(
-            f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}" for key, value in one.values.items()
+            f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {'null' if value is None else value}"
+            for key, value in one.values.items()
         )
         good = [outcome.loss for outcome in one.outcomes.values() if outcome.kind == "ok" and outcome.loss is not None]
         figures = f"loss {fmean(good):.3f}" if good else "no loss"

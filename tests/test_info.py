@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,9 @@ def test_your_own_file_is_described_like_a_preset(project: Path, tmp_path: Path)
     assert limoe("info", path).stderr == "next: dvc repro\n"
 
 
-def test_the_router_auto_needs_its_suggestion(project: Path) -> None:
-    refused = limoe("info", str(project / "params.yaml"), "--set", "model.moe.router=auto")
+def test_the_router_auto_needs_its_suggestion(project: Path, tmp_path: Path) -> None:
+    shutil.copy(project / "params.yaml", tmp_path)  # where nothing has run
+    refused = limoe("info", str(tmp_path / "params.yaml"), "--set", "model.moe.router=auto")
     assert refused.exit_code == 2
     assert "run `limoe balance` first" in refused.stderr
 
