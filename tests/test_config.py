@@ -242,6 +242,7 @@ def test_paths_lie_under_the_root() -> None:
         ("train.warmup=100000", "warmup .100000., and cooldown"),
         ("train.batch=100", "params.yaml: train.batch .100. must be a multiple"),
         ('evaluate.templates=["{}"', "is not a value in YAML"),
+        ("train.start_from=2024-02-30", "'2024-02-30' is not a value in YAML"),
         ("train.seed=99999999999999999999", "train.seed = 99999999999999999999 is not allowed"),
         ("model.tower.mlp_ratio=0.001", "leaves the MLP no channel"),
         ("contestants.dense.lr=-1", "params.yaml: contestants.dense: lr = -1 is not allowed"),

@@ -59,6 +59,9 @@ def test_the_order_of_keys_does_not_matter_and_nan_is_refused() -> None:
 
 
 def test_reading_what_is_missing_or_broken_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match=r"model\.safetensors/config\.json: no such file"):
+        files.read_json(tmp_path / "model.safetensors" / "config.json")
     with pytest.raises(UserError, match=r"nothing\.json: no such file"):
         files.read_json(tmp_path / "nothing.json")
     (tmp_path / "half.json").write_text('{"a": ')

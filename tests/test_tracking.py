@@ -50,6 +50,17 @@ def test_nothing_is_kept_or_imported_without_tracking(tmp_path: Path, project: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_was_deleted_is_followed_by_another(store: Path, machine: MachineParams, client: Any) -> None:
+    """As one is deleted on MLflow's page while its training waits to go on."""
+    with open_tracker(machine, store, "limoe-train", "dense") as first:
+        pass
+    client.delete_run(first.run_id)
+    with open_tracker(machine, store, "limoe-train", "dense", run_id=first.run_id) as second:
+        pass
+    assert second.run_id != first.run_id
+    assert client.get_run(second.run_id).info.status == "FINISHED"
+
+
 def test_a_run_is_remembered_whole(store: Path, machine: MachineParams, client: Any, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")

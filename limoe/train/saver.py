@@ -153,8 +153,8 @@ class Saver:
         for journal, length in zip(self._journals, lengths, strict=True):
             if journal.length < length:
                 raise UserError(
-                    f"{journal.path}: ends before the checkpoint of step {self.step} does; something else has changed it: put it "
-                    "back, or remove its folder to train anew"
+                    f"{journal.path}: has {journal.length} bytes, and had {length} when the newest checkpoint was saved: put "
+                    "back what is missing, or remove its folder to train anew"
                 )
         with suppress(ValueError):  # a power failure may leave anything behind what was made durable
             self._times = {row["step"]: row["time"] for row in self.metrics.rows(lengths[0])}

@@ -151,9 +151,11 @@ def test_a_line_of_a_planned_study_says_what_is_left() -> None:
 def test_the_conclusion_has_only_figures_of_fresh_seeds() -> None:
     bad = Outcome("diverged", step=3, evidence="", steps_planned=12, loss=9.0)
     outcomes = {1000: OK, 1001: Outcome("ok", 12, "fine", 12, loss=4.0), 1002: bad}
-    told = conclusion([Published({"train.lr": 0.00123456, "model.moe.experts": 8}, outcomes)], "first", {})
+    recipe = {"train.lr": 0.00123456, "model.moe.experts": 8, "model.moe.tau_text": None}
+    told = conclusion([Published(recipe, outcomes)], "first", {})
     assert told.splitlines() == [
-        "- robust best: train.lr = 0.001235, model.moe.experts = 8: loss 3.000 (standard deviation 1.414), 2 of 3 fresh seeds ok",
+        "- robust best: train.lr = 0.001235, model.moe.experts = 8, model.moe.tau_text = null: loss 3.000 (standard deviation "
+        "1.414), 2 of 3 fresh seeds ok",
         "- next: limoe sensitivity first",
     ]
     nothing = conclusion([], "first", {3: "space: k (4) must not exceed experts (2)", 5: "another"})

@@ -99,6 +99,11 @@ def test_the_command_writes_what_a_training_starts_from(paths, monkeypatch, caps
     assert "next: limoe train limoe --set=model.moe.experts=4" in told
     assert told.endswith("--set=contestants.limoe.start_from=sparse\n")
     assert_same(paths.root / "sparse", paths.model("dense"))
+    elsewhere = paths.root / "params.yaml"
+    monkeypatch.setattr("sys.argv", ["limoe", "upcycle", "runs/train/dense/model", "again", f"--params={elsewhere}", *settings])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"next: limoe train limoe --params={elsewhere} --set=" in capsys.readouterr().err
     same = ("model.moe.k=2", "model.moe.renormalise=true", "contestants.limoe.start_from=sparse")
     train.run(recipe(*STILL, *same), paths, "limoe")
     assert_same(paths.model("limoe"), paths.model("dense"))

@@ -213,6 +213,19 @@ def test_a_row_that_is_computed_again_has_its_first_time(tmp_path, monkeypatch, 
     assert rows[3:] == rows[:3]
 
 
+def test_a_journal_that_lost_rows_is_told_of_and_left_as_it_is(tmp_path):
+    """A checkpoint knows how long it was; filled up to that length, it would hold what is no row."""
+    trainer(tmp_path).run()
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(first := file.read_text().splitlines(keepends=True)[0])
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"metrics\.jsonl: has \d+ bytes, and had \d+ when .* remove its folder to train anew"
+        ):
+            trainer(tmp_path)
+        assert file.read_text() == first
+
+
 def test_a_failed_save_ends_the_training_and_it_goes_on_from_the_one_before(tmp_path, monkeypatch):
     whole = trainer(tmp_path / "whole")
     whole.run()

@@ -65,6 +65,13 @@ def test_a_dense_model_starts_limoe_upcycled(saved, tokenizer):
     assert weights["encoder.blocks.1.mlp.router.weight"].abs().max() == 0
 
 
+def test_half_a_model_directory_is_refused(saved, tokenizer):
+    folder = saved(DENSE)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer\.json, and so is no whole model directory"):
+        Start.of(folder, DENSE, tokenizer)
+
+
 def test_what_belongs_to_the_run_may_differ(saved, tokenizer):
     changed = SPARSE.model_copy(
         update={"moe": moe(noise=2.0, capacity_factor=2.0, tau_text=1.0, blocks=(1, 3)), "init_scale": 5.0}
