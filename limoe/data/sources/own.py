@@ -89,10 +89,8 @@ class OwnSource(ABC):
     def candidate(self, item: Item) -> Candidate:
         """The item, checked; BadImage says why it cannot be one."""
         key = texts.key_of([self.name, item.key])
-        spoken = texts.captions(item.captions)
-        label = item.label if self.params.columns.label else texts.found_label(item.label, bool(spoken))
-        names = self.classes.names(texts.word(label, "label"))
-        captions = spoken or self.classes.captions(names)
+        names = self.classes.names(texts.word(item.label, "label"))
+        captions = texts.captions(item.captions) or self.classes.captions(names)
         if not captions:
             raise BadImage("empty-caption", "no caption, or one of white space alone, and no label to make one of")
         group = texts.word(item.group, "group") or item.key

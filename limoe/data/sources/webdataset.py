@@ -23,6 +23,7 @@ from limoe.data.sources.images import MAX_BYTES
 from limoe.data.sources.own import Item, OwnSource
 from limoe.data.sources.places import Place, base_of, counted, find
 from limoe.data.sources.tars import Member, members
+from limoe.data.sources.texts import found_label
 from limoe.data.verify import BadImage
 from limoe.errors import UserError
 
@@ -136,6 +137,8 @@ class WebDataset(OwnSource):
             for suffix, reader in READERS.items():
                 if suffix in sample:
                     said |= _read(suffix, reader, sample[suffix])
+            if "label" in said:
+                said["label"] = found_label(said["label"], bool(said.get("captions")))
             image = next((sample[suffix] for suffix in PICTURES if suffix in sample), None)
             if image is None:
                 raise BadImage("no-image", f"a sample without a picture; allowed suffixes are {', '.join(SUFFIXES)}")
