@@ -1,8 +1,9 @@
-"""Training pictures made random: a crop resized to the tower's side, mirrored, changed by RandAugment, then colours.
+"""Training pictures made random: a crop resized to the tower's side, mirrored, changed by RandAugment; all on 8-bit pictures.
 
 Axes: B pictures, C = 3 colour channels, H height, W width, S side of a picture before it is cropped, all in px; N numbers drawn.
 
 What a picture becomes depends on its own random numbers alone, and these are drawn beforehand, from the generator of the step.
+Its colours are changed later, where it is trained on (limoe.data.colours).
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from itertools import islice
 import torch
 from torch import Generator, Tensor
 
-from limoe.data.transforms import MEAN, STD, resized
+from limoe.data.transforms import resized
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
-GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision has them
-CHUNK = 16  # pictures that are worked on at a time, so that they stay in the processor's cache
+CHUNK = 16  # pictures that are decoded before their boxes are computed, at one go
 
 
 @dataclass(frozen=True)
@@ -41,31 +41,26 @@ class Augmentation:
         """(B, N) uniform on [0, 1): what a call needs to know of chance, for so many pictures."""
         return torch.rand(batch, 8 + 2 * self.operations, generator=generator, dtype=torch.float32)
 
+    def factors(self, draws_BN: Tensor) -> Tensor | None:
+        """float32 (B, 3), by which brightness, contrast and saturation are to be scaled; None if they are to be left alone."""
+        return 1 + self.color_jitter * (2 * draws_BN[:, 4:7] - 1) if self.color_jitter else None
+
     def __call__(self, pictures: Iterable[Tensor], croppable: Sequence[bool], draws_BN: Tensor, images: Sequence[Tensor]) -> None:
-        """uint8 (3, S, S), any S -> float32 (3, size, size), normalised, written into the B `images`, wherever they lie.
+        """uint8 (3, S, S), any S -> uint8 (3, size, size), written into the B `images`, wherever they lie.
 
         Crops and RandAugment are for the croppable alone. Pictures are taken when it is their turn.
         """
         crop_scale_B = torch.where(torch.tensor(croppable, dtype=torch.bool), self.crop_scale, 1.0)
         boxes_B4 = crop_boxes(draws_BN[:, :4], crop_scale_B)
-        factors_B3 = 1 + self.color_jitter * (2 * draws_BN[:, 4:7] - 1)
         mirrored, choices = (draws_BN[:, 7] < self.flip).tolist(), draws_BN[:, 8:].tolist()
-        coming, room_BCHW = iter(pictures), torch.empty(min(CHUNK, len(images)), 3, self.size, self.size, dtype=torch.float32)
+        coming = iter(pictures)
         for start in range(0, len(images), CHUNK):
-            part = slice(start, start + CHUNK)
             taken = list(islice(coming, CHUNK))
-            work_BCHW = room_BCHW[: len(taken)]
-            boxes = pixel_boxes(boxes_B4[part], [len(picture[0]) for picture in taken])
-            for i, (picture, box, work_CHW) in enumerate(zip(taken, boxes, work_BCHW, strict=True), start):
+            boxes = pixel_boxes(boxes_B4[start : start + CHUNK], [len(picture[0]) for picture in taken])
+            for i, (picture, box) in enumerate(zip(taken, boxes, strict=True), start):
                 square = resized(crop(picture, box), self.size)
                 square = square.flip(2) if mirrored[i] else square
-                work_CHW.copy_(self._changed(square, choices[i]) if croppable[i] and self.operations else square)
-            work_BCHW.div_(255)
-            if self.color_jitter:
-                jitter(work_BCHW, factors_B3[part])
-            work_BCHW.sub_(MEAN)
-            for work_CHW, image_CHW in zip(work_BCHW, images[part], strict=True):
-                torch.div(work_CHW, STD, out=image_CHW)  # to its place in the last of these steps
+                images[i].copy_(self._changed(square, choices[i]) if croppable[i] and self.operations else square)
 
     def _changed(self, square: Tensor, choices: Sequence[float]) -> Tensor:
         from limoe.data.randaugment import rand_augment  # torchvision takes seconds to import
@@ -99,22 +94,3 @@ def crop(pixels_CHW: Tensor, box: tuple[int, int, int, int]) -> Tensor:
     """What lies in the box (left, top, width, height), px; in memory pixel by pixel, as pictures are decoded and resized."""
     left, top, width, height = box
     return pixels_CHW.permute(1, 2, 0)[top : top + height, left : left + width].contiguous().permute(2, 0, 1)
-
-
-def jitter(images_BCHW: Tensor, factors_B3: Tensor) -> Tensor:
-    """Brightness, contrast, saturation scaled by each picture's three factors, in place: 0..1 stays in 0..1.
-
-    Brightness scales the picture; contrast moves it from its mean grey, saturation each pixel from its own grey.
-    """
-    brightness, contrast, saturation = factors_B3[:, :, None, None, None].unbind(1)
-    images_BCHW.mul_(brightness).clamp_(0, 1)
-    mean_B111 = grey(images_BCHW).mean((1, 2, 3), keepdim=True)
-    images_BCHW.sub_(mean_B111).mul_(contrast).add_(mean_B111).clamp_(0, 1)
-    grey_B1HW = grey(images_BCHW)
-    return images_BCHW.sub_(grey_B1HW).mul_(saturation).add_(grey_B1HW).clamp_(0, 1)
-
-
-def grey(images_BCHW: Tensor) -> Tensor:
-    """Luminance, (B, 1, H, W)."""
-    red, green, blue = images_BCHW[:, :1], images_BCHW[:, 1:2], images_BCHW[:, 2:]
-    return (GREY_WEIGHTS[0] * red).add_(green, alpha=GREY_WEIGHTS[1]).add_(blue, alpha=GREY_WEIGHTS[2])

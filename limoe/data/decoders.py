@@ -2,51 +2,73 @@
 
 Axes: O pictures of a batch that this rank makes, C = 3 colour channels, H height, W width, N numbers drawn.
 
-Each process makes its share of every batch, the pictures whose index it owns, so that what it keeps decoded no other one keeps as
-well. Encoded pictures go to it through a pipe, and it writes the finished ones into the batch itself: memory that the processes
-share (Linux's memfd), used for another batch once nothing refers to it any more: fresh memory would be given its pages, and
-these be zeroed, with every batch. What it is worth: docs/benchmarks.md.
+Each process makes its share of every batch, the pictures whose row it owns, so that what it keeps decoded no other one keeps as
+well. Pictures go both ways through a file that is memory of all processes (Linux's memfd): first the batch, into which they write
+what they have made, behind it what they make it from. A pipe would not do: it holds so little that a process had to wait for each
+share. The file is another batch's once nothing refers to its memory any more: fresh memory would be given its pages, and these be
+zeroed, with every batch. What it is worth: docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
+import errno
+import gc
 import math
 import mmap
 import os
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import BrokenExecutor, Future, wait
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from limoe.data.augment import Augmentation
-from limoe.data.decoding import Encoded, Pictures
+from limoe.data.decoding import Encoded, Making, Pictures, maker_killed
 from limoe.data.interpreters import interpreters
-from limoe.errors import Reported
 
 POSSIBLE = hasattr(os, "memfd_create")
+PIECES = 1024  # that Linux writes in one call
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a batch lies: the file of its memory, and shape (O, C, H, W)."""
+class Place(NamedTuple):
+    """Where a batch lies: the file that is its memory, the process whose file that is, and shape (O, C, H, W)."""
 
-    path: str
+    file: int
+    process: int
     shape: tuple[int, ...]
 
+    @property
+    def path(self) -> str:
+        """Under which any process can open the file."""
+        return f"/proc/{self.process}/fd/{self.file}"
 
-@dataclass(frozen=True)
-class Share:
-    """What one process is to do of a batch: pictures with the numbers drawn for them, and the rows of the batch they are for."""
+    @property
+    def size(self) -> int:
+        """Bytes of the batch."""
+        return math.prod(self.shape)
+
+
+class Portion(NamedTuple):
+    """A picture of a share: the row of the batch that it is for, what it is but for its bytes, where these lie in the file."""
+
+    row: int
+    picture: Encoded
+    offset: int
+    length: int
+
+
+class Share(NamedTuple):
+    """What one process is to do of a batch: pictures with the numbers drawn for them."""
 
     batch: Place
-    rows: list[int]
-    pictures: list[Encoded]
-    draws_ON: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    portions: list[Portion]
+    draws_ON: NDArray[np.float32]
 
 
 class Decoders:
@@ -57,26 +79,22 @@ class Decoders:
         self._pools = [interpreters(1, _begin, (augmentation, cache_mb // count)) for _ in range(count)]
         self._memory = SharedBatches((pictures, 3, augmentation.size, augmentation.size))
 
-    def make(self, pictures: Sequence[Encoded], draws_ON: Tensor) -> Tensor:
-        """float32 (O, 3, size, size), normalised; see Pictures.make. Reported if a process was killed."""
+    def begin(self, pictures: Sequence[Encoded], draws_ON: Tensor) -> Making:
+        """uint8 (O, 3, size, size); see Pictures.write. Reported, now or at the end, if a process was killed."""
         batch, images_OCHW = self._memory.new()
-        owners = [picture.index % len(self._pools) for picture in pictures]
+        offsets = self._memory.write(batch, [picture.image for picture in pictures])
+        shares: list[list[Portion]] = [[] for _ in self._pools]
+        for row, (picture, offset) in enumerate(zip(pictures, offsets, strict=True)):
+            shares[picture.row % len(shares)].append(Portion(row, picture._replace(image=b""), offset, len(picture.image)))
+        parts: list[Future[None]] = []
         try:
-            futures = []
-            for number, pool in enumerate(self._pools):
-                rows = [row for row, owner in enumerate(owners) if owner == number]
-                share = Share(batch, rows, [pictures[row] for row in rows], draws_ON[rows].numpy())
-                futures.append(pool.submit(_make, share))
-            wait(futures)  # all of them: none may write into this memory when it is another batch's
-            for future in futures:
-                future.result()
+            for pool, portions in zip(self._pools, shares, strict=True):
+                own = [portion.row for portion in portions]
+                parts.append(pool.submit(_make, Share(batch, portions, draws_ON[own].numpy())))
         except BrokenExecutor:
-            raise Reported(
-                "machine",
-                "a process that decodes training pictures was killed, perhaps for want of memory: lower machine.workers or "
-                "machine.cache_mb, and start again; the training goes on from its last checkpoint",
-            ) from None
-        return images_OCHW
+            wait(parts)  # or they would write into memory that is another batch's by then
+            raise maker_killed() from None
+        return Making(images_OCHW, parts)
 
     def close(self) -> None:
         """End the processes. Batches that were made stay what they are."""
@@ -89,23 +107,33 @@ class SharedBatches:
     """Batches in memory that other processes can write into; the memory of one that nothing refers to becomes another one's."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        """Of such float32 batches."""
-        self._shape, self._bytes = shape, 4 * math.prod(shape)
-        self._free: deque[tuple[int, mmap.mmap]] = deque()
+        """Of such uint8 batches."""
+        self._shape = shape
+        self._free: deque[tuple[Place, mmap.mmap]] = deque()
         self._files: list[int] = []
 
     def new(self) -> tuple[Place, Tensor]:
         """A batch, not initialised, and where other processes find it."""
         try:
-            file, memory = self._free.popleft()
+            place, memory = self._free.popleft()
         except IndexError:
-            file = os.memfd_create("limoe-batch")
-            self._files.append(file)
-            os.ftruncate(file, self._bytes)
-            memory = mmap.mmap(file, self._bytes)
-        numbers = np.frombuffer(memory, np.float32)  # referred to by every tensor that sees the memory
-        weakref.finalize(numbers, self._free.append, (file, memory)).atexit = False
-        return Place(f"/proc/{os.getpid()}/fd/{file}", self._shape), torch.from_numpy(numbers.reshape(self._shape))
+            place = Place(os.memfd_create("limoe-batch"), os.getpid(), self._shape)
+            self._files.append(place.file)
+            os.ftruncate(place.file, place.size)
+            memory = mmap.mmap(place.file, place.size)
+        numbers = np.frombuffer(memory, np.uint8)  # referred to by every tensor that sees the memory
+        weakref.finalize(numbers, self._free.append, (place, memory)).atexit = False
+        return place, torch.from_numpy(numbers.reshape(self._shape))
+
+    def write(self, place: Place, pieces: Sequence[bytes]) -> list[int]:
+        """Put these bytes behind a batch, over what was there; the offsets at which they lie in its file."""
+        *offsets, _ = accumulate(map(len, pieces), initial=place.size)
+        for first in range(0, len(pieces), PIECES):
+            some = pieces[first : first + PIECES]
+            written = os.pwritev(place.file, some, offsets[first])
+            if written < (size := sum(map(len, some))):
+                raise OSError(errno.ENOMEM, f"only {written} of {size} bytes of encoded pictures found room in memory")
+        return offsets
 
     def close(self) -> None:
         """Memory that is still referred to is let go of with its last tensor."""
@@ -119,17 +147,21 @@ class _Decoder:
 
     def __init__(self, augmentation: Augmentation, cache_mb: int) -> None:
         self._pictures = Pictures(augmentation, cache_mb)
-        self._batches: dict[str, Tensor] = {}
+        self._batches: dict[Place, tuple[int, Tensor]] = {}
 
     def make(self, share: Share) -> None:
-        images_OCHW = self._batch(share.batch)
-        self._pictures.write(share.pictures, torch.from_numpy(share.draws_ON), [images_OCHW[row] for row in share.rows])
+        file, images_OCHW = self._batch(share.batch)
+        pictures = [one.picture._replace(image=os.pread(file, one.length, one.offset)) for one in share.portions]
+        images = [images_OCHW[one.row] for one in share.portions]
+        self._pictures.write(pictures, torch.from_numpy(share.draws_ON), images)
 
-    def _batch(self, place: Place) -> Tensor:
-        if place.path not in self._batches:
-            with open(place.path, "r+b") as file:
-                self._batches[place.path] = torch.from_numpy(np.frombuffer(mmap.mmap(file.fileno(), 0), np.float32))
-        return self._batches[place.path].view(place.shape)
+    def _batch(self, place: Place) -> tuple[int, Tensor]:
+        """The file of a batch, and what is in it; both stay open as long as this process lives."""
+        if place not in self._batches:
+            file = os.open(place.path, os.O_RDWR)
+            pixels = np.frombuffer(mmap.mmap(file, place.size), np.uint8)
+            self._batches[place] = file, torch.from_numpy(pixels.reshape(place.shape))
+        return self._batches[place]
 
 
 _decoder: _Decoder  # of this process, if it is one of them
@@ -138,6 +170,7 @@ _decoder: _Decoder  # of this process, if it is one of them
 def _begin(augmentation: Augmentation, cache_mb: int) -> None:
     global _decoder
     torch.set_num_threads(1)
+    gc.freeze()  # what was imported is no garbage
     _decoder = _Decoder(augmentation, cache_mb)
 
 

@@ -1,5 +1,7 @@
 """Training batches: which rows (limoe.data.sampler), their pictures (limoe.data.decoding) and their captions as tokens.
 
+Pictures have 8 bits here; limoe.data.prefetch brings batches to the device that trains, and finishes them there.
+
 Axes: B pairs, N text tokens of the batch, L tokens of a caption.
 
 Everything random is keyed by (train.seed, step), and whoever makes pictures computes with one core: a batch's bits depend neither
@@ -15,19 +17,20 @@ pictures.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
+from torch import Tensor
 
 from limoe.config import MachineParams, TowerParams, TrainParams
 from limoe.data.augment import Augmentation
+from limoe.data.colours import RawBatch
 from limoe.data.decoders import POSSIBLE, Decoders
-from limoe.data.decoding import Encoded, Pictures
+from limoe.data.decoding import Encoded, InThread, Making, Pictures
 from limoe.data.keyed import AUGMENT, stream
 from limoe.data.mixture import mixture_counts
 from limoe.data.prepared import Prepared
@@ -38,8 +41,7 @@ from limoe.model.tokens import PairBatch
 from limoe.world import ALONE, World
 
 AHEAD = 2  # batches that are kept ready by a thread
-AHEAD_OF_PROCESSES = 4  # likewise by processes
-IN_HAND = 3  # batches that these work on at a time, so that none waits for another one's share
+AHEAD_OF_PROCESSES = 8  # likewise by processes: their shares are not quite equal, and with few ahead one waits for another's
 
 
 class PairLoader:
@@ -71,30 +73,30 @@ class PairLoader:
         self._augmentation = Augmentation(
             tower.image_size, train.crop_scale, train.color_jitter, train.flip, random.operations, random.magnitude
         )
-        self._pictures = open_pictures(machine, train.batch // world.size, self._augmentation)
+        self._makers = open_makers(machine, train.batch // world.size, self._augmentation)
         self._seed, self._text_length = train.seed, tower.text_length
         self._pins, self._own = pins, world.rows(train.batch // world.size)
-        processes = isinstance(self._pictures, Decoders)
-        self._ahead = AHEAD_OF_PROCESSES if processes else AHEAD * min(1, machine.workers)
-        self._pool = single_core_pool(IN_HAND if processes else 1)
-        self._pending: deque[tuple[Future[PairBatch], State]] = deque()
+        self._ahead = AHEAD_OF_PROCESSES if isinstance(self._makers, Decoders) else AHEAD * min(1, machine.workers)
+        self._pending: deque[tuple[_Begun, State]] = deque()
         self._state = self._sampler.start  # after the last batch that was yielded
         self._planned = self._state  # after the last one that was begun
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> PairBatch:
+    def __next__(self) -> RawBatch:
         """The next batch; what goes wrong while it is planned, read or made is raised here, when those before it are gone."""
         try:
             while len(self._pending) <= self._ahead:
-                picks, self._planned, step = *self._sampler.draw(self._planned), self._planned.step
-                self._pending.append((self._pool.submit(self._make, picks, step), self._planned))
+                picks, planned = self._sampler.draw(self._planned)
+                self._pending.append((self._begin(picks, self._planned.step), planned))
+                self._planned = planned
         except (UserError, Reported):
             if not self._pending:
                 raise
-        future, state = self._pending.popleft()
-        batch = future.result()
+        begun, state = self._pending.popleft()
+        batch = begun.result()
+        batch = batch.pin_memory() if self._pins else batch
         self._state = state
         return batch
 
@@ -114,53 +116,43 @@ class PairLoader:
     def close(self) -> None:
         """Drop what was made ahead, read or kept, and end the threads and processes."""
         self._drop_pending()
-        self._pool.shutdown(wait=True)
         self._reader.shutdown(wait=True, cancel_futures=True)
         self._sampler.drop()
-        self._pictures.close()
+        self._makers.close()
 
     def _drop_pending(self) -> None:
-        while self._pending:
-            self._pending.pop()[0].cancel()
+        for begun, _ in self._pending:
+            begun.making.drop()
+        self._pending.clear()
 
-    def _make(self, picks: Sequence[Pick], step: int) -> PairBatch:
+    def _begin(self, picks: Sequence[Pick], step: int) -> _Begun:
         generator = torch.Generator().manual_seed(int(stream(self._seed, AUGMENT, step).integers(2**63)))
-        draws_BN = self._augmentation.draw(len(picks), generator)  # of the whole batch, whoever makes which part of it
+        draws_BN = self._augmentation.draw(len(picks), generator)[
+            self._own
+        ]  # drawn for the whole batch, whoever makes which part
         own = picks[self._own]
+        making = self._makers.begin([Encoded.of(pick) for pick in own], draws_BN)
         ids_BL = self._tokenizer.encode([pick.row.captions[pick.caption] for pick in own], self._text_length)
-        batch = PairBatch(
-            images_BCHW=self._pictures.make([Encoded.of(pick) for pick in own], draws_BN[self._own]),
-            ids_N=torch.tensor(list(chain.from_iterable(ids_BL)), dtype=torch.int64),
-            lengths_B=torch.tensor([len(ids) for ids in ids_BL], dtype=torch.int64),
-            keys=tuple(pick.row.key for pick in own),
-        )
-        return batch.pin_memory() if self._pins else batch
+        ids_N = torch.tensor(list(chain.from_iterable(ids_BL)), dtype=torch.int64)
+        lengths_B = torch.tensor([len(ids) for ids in ids_BL], dtype=torch.int64)
+        return _Begun(making, self._augmentation.factors(draws_BN), ids_N, lengths_B, tuple(pick.row.key for pick in own))
 
 
-def open_pictures(machine: MachineParams, count: int, augmentation: Augmentation) -> Pictures | Decoders:
-    """Whoever makes `count` pictures at a time: the thread that makes the batch, or processes if there shall be several."""
+class _Begun(NamedTuple):
+    """A batch whose pictures are being made."""
+
+    making: Making
+    factors_B3: Tensor | None
+    ids_N: Tensor
+    lengths_B: Tensor
+    keys: tuple[str, ...]
+
+    def result(self) -> RawBatch:
+        return RawBatch(PairBatch(self.making.result(), self.ids_N, self.lengths_B, self.keys), self.factors_B3)
+
+
+def open_makers(machine: MachineParams, count: int, augmentation: Augmentation) -> InThread | Decoders:
+    """Whoever makes `count` pictures at a time: a thread, or processes if there shall be several."""
     if machine.workers > 1 and POSSIBLE:
         return Decoders(machine.workers, count, augmentation, machine.cache_mb)
-    return Pictures(augmentation, machine.cache_mb)
-
-
-def single_core_pool(workers: int) -> ThreadPoolExecutor:
-    """A pool whose threads compute with one core each; the calling thread keeps its number of threads.
-
-    torch.set_num_threads sets the calling thread's number and the default of later threads, and a thread takes the default over
-    its own number when it first asks for it. So each thread here asks before it sets, and the caller's number is made the default
-    again.
-    """
-    threads = torch.get_num_threads()
-    started = threading.Barrier(workers + 1)
-    pool = ThreadPoolExecutor(workers, "limoe-loader", initializer=_compute_with_one_core)
-    for _ in range(workers):
-        pool.submit(started.wait)
-    started.wait()
-    torch.set_num_threads(threads)
-    return pool
-
-
-def _compute_with_one_core() -> None:
-    torch.get_num_threads()
-    torch.set_num_threads(1)
+    return InThread(Pictures(augmentation, machine.cache_mb))

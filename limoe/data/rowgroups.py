@@ -51,14 +51,18 @@ class RowGroup:
 
     def __getitem__(self, index: int) -> Row:
         key, image, label = (self._columns[name][index] for name in ("key", "image", "label"))
-        return Row(key.as_py(), image.as_py(), self._captions(index), label.is_valid, self.marks(index))
+        captions = self._captions(index)
+        return Row(key.as_py(), image.as_py(), captions, label.is_valid, self._marks_of(index, captions))
 
     def marks(self, index: int) -> Marks:
         """Of that row; folded once, for the epochs in which the group stays."""
+        return self._marks[index] or self._marks_of(index, self._captions(index))
+
+    def _marks_of(self, index: int, captions: list[str]) -> Marks:
         found = self._marks[index]
         if found is None:
             digest = bytes.fromhex(self._columns["sha256"][index].as_py())
-            found = self._marks[index] = frozenset([*map(fold, self._captions(index)), digest])
+            found = self._marks[index] = frozenset([*map(fold, captions), digest])
         return found
 
     def _captions(self, index: int) -> list[str]:

@@ -35,6 +35,7 @@ RESERVED = "▅"  # SentencePiece skips every caption that holds it
 LONGEST = 4192  # bytes of a caption: SentencePiece skips longer ones by default
 MOST_CHARACTERS = 100_000_000  # of different captions: some hundred MB while a tokenizer is trained
 CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # open_clip's tokenizer.py
+UNHEARD_OF = "\U0010fffd"  # a character that is in no caption
 CLIP_CONTROLS = 2  # start and end of text close its vocabulary
 
 
@@ -42,15 +43,21 @@ class Tokenizer:
     """Token ids of captions, cut and ended alike for every kind. Construct with `train` or `load`."""
 
     def __init__(self, pipeline: Pipeline) -> None:
-        """Wrap a pipeline whose first three ids are the special tokens; UserError if they are not."""
+        """Wrap a pipeline whose first three ids are the special tokens and that folds as `fold` does; UserError if not."""
         if [pipeline.token_to_id(token) for token in SPECIAL] != [PAD_ID, PAD_ID + 1, PAD_ID + 2]:
             raise UserError(f"this tokenizer must begin with {', '.join(SPECIAL)} as ids 0, 1, 2; prepare writes such a file")
-        pipeline.encode_special_tokens = True  # a caption that spells one is text
+        if pipeline.normalizer is None or pipeline.normalizer.__getstate__() != FOLDING.__getstate__():
+            raise UserError("this tokenizer folds its texts otherwise than `limoe prepare` does, which writes such a file")
         self._pipeline = pipeline
+        self._of_folded = Pipeline.from_str(pipeline.to_str())
+        self._of_folded.normalizer = None  # which takes half of the time, and `fold` a twentieth
+        self._of_folded.encode_special_tokens = True  # a caption that spells one is text
         self.pad_id = PAD_ID
         self.eos_id = PAD_ID + 1
         self.unk_id = PAD_ID + 2
         self.vocab_size: int = pipeline.get_vocab_size()
+        if (highest := max(pipeline.get_vocab().values())) >= self.vocab_size:
+            raise UserError(f"the ids of its {self.vocab_size} entries go up to {highest}; `limoe prepare` leaves none out")
 
     @classmethod
     def train(cls, captions: Iterable[str], kind: str, vocab_size: int) -> Self:
@@ -83,12 +90,16 @@ class Tokenizer:
     def load(cls, path: Path) -> Self:
         """Open a file that `save` wrote; UserError if it is missing or no tokenizer."""
         try:
-            return cls(Pipeline.from_str(path.read_text(encoding="utf-8")))
+            found = cls(Pipeline.from_str(path.read_text(encoding="utf-8")))
+            found.encode([UNHEARD_OF], 1)  # without an entry for it the library fails here, and not before
+            return found
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; `limoe prepare` writes it") from None
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        except Exception as error:  # the library raises bare Exception for a broken file
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # for a broken file the library raises bare Exception, or panics, which is no Exception
             raise UserError(f"{path}: not a tokenizer ({error})") from None
 
     def to_json(self) -> str:
@@ -101,8 +112,8 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str], length: int) -> list[list[int]]:
         """Ids of each text, at most `length` of them; the last one is always end of text, and none is padding."""
-        encodings = self._pipeline.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [[*encoding.ids[: length - 1], self.eos_id] for encoding in encodings]
+        each = (self._of_folded.encode(fold(text), add_special_tokens=False).ids for text in texts)  # a batch at once would be
+        return [[*ids[: length - 1], self.eos_id] for ids in each]  # shared among all cores, and these decode pictures
 
     def __call__(self, texts: str | Sequence[str], length: int) -> Tensor:
         """int64 (B, length): ids padded at their right end with 0, as open_clip's tokenizers return them."""

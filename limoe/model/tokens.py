@@ -29,8 +29,9 @@ PAD_ID = 0
 class PairBatch:
     """A batch of image-caption pairs.
 
-    images_BCHW: float32, normalised. ids_N: int64 token ids of all captions, flat. lengths_B: int64, on the CPU, tokens of each
-    caption (at least 1; the last one is end of text). keys: the records' keys, for messages.
+    images_BCHW: float32, normalised (uint8 until limoe.data.colours has finished it). ids_N: int64 token ids of all captions,
+    flat. lengths_B: int64, on the CPU, tokens of each caption (at least 1; the last one is end of text). keys: the records' keys,
+    for messages.
     """
 
     images_BCHW: Tensor

@@ -5,6 +5,7 @@ What differs between two equal runs (seconds, memory, run ids) goes to `.limoe/t
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -197,9 +198,8 @@ def open_trainer(
             model.compile_blocks()
     model = model.to(device)
     task = ContrastiveTask(model, config.moe, train, precision, spread(model, params.machine, world))
-    on_gpu = device.type == "cuda"
-    loader = PairLoader(prepared, params.model.tower, train, params.machine, on_gpu, world)
-    batches = Prefetched(loader, device) if on_gpu else loader
+    loader = PairLoader(prepared, params.model.tower, train, params.machine, device.type == "cuda", world)
+    batches = Prefetched(loader, device, ahead=params.machine.workers > 0)
     validate = None
     if train.export == "best":
         validation = Validation(prepared, params.model.tower, train)
@@ -207,10 +207,12 @@ def open_trainer(
         def validate() -> dict[str, float]:
             return dict(world.collect(validation.run(model, device, precision))[0])  # all ranks choose by the same figures
 
+    gc.freeze()  # what there is by now is not searched for garbage again: that takes 0.1 s, and every thread has to wait
     try:
         yield Trainer(task, batches, train, folder, on_row, on_rows, validate=validate).resume()
     finally:
-        loader.close()
+        gc.unfreeze()
+        batches.close()
 
 
 def compiles(

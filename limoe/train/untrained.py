@@ -19,6 +19,7 @@ from torch import Tensor
 
 from limoe.config import PRIORITIES, MoeParams, Params
 from limoe.data.loader import PairLoader
+from limoe.data.prefetch import Prefetched
 from limoe.data.prepared import Prepared
 from limoe.dist import pick_device, pick_precision
 from limoe.losses.entropy_bias import EntropyBias, entropy_bias
@@ -146,13 +147,13 @@ def untrained(params: Params, prepared: Prepared, track: Track) -> Untrained | N
     if not params.balance.seeds:
         return None
     torch.set_num_threads(train.threads)
-    loader = PairLoader(prepared, params.model.tower, train, params.machine)
+    loader = Prefetched(PairLoader(prepared, params.model.tower, train, params.machine), pick_device(params.machine.device))
     drops: list[dict[str, tuple[Drops, Drops]]] = []
     biases: list[tuple[EntropyBias, EntropyBias]] = []
     try:
         for seed in track(range(params.balance.seeds), "untrained models"):
             task = fresh_task(params, prepared, OTHER_SEEDS + seed)
-            batches = [next(loader).to(next(task.model.parameters()).device) for _ in range(params.balance.batches)]
+            batches = [next(loader) for _ in range(params.balance.batches)]
             outputs = {rule: passes(task, batches, rule) for rule in rules_of(params.model.moe)}
             drops.append({rule: drops_of(found, params.model.moe) for rule, found in outputs.items()})
             biases += [_biases(output, params.model.moe) for output in next(iter(outputs.values()))]

@@ -45,7 +45,7 @@ def test_all_forms_hold_the_same_bytes(tmp_path: Path) -> None:
     assert sorted(found) == sorted(images)
     for root in (files.prepared, files.staying):
         with closing(open_ours(root, params_of(4, 1))) as loader:
-            seen = {key for _ in range(3) for key in next(loader).keys}
+            seen = {key for _ in range(3) for key in next(loader).pairs.keys}
         assert seen == {f"photos/{number}" for number in range(12)}
         table = Prepared(root).table("train", ["key", "image"]).to_pydict()
         assert dict(zip(table["key"], table["image"], strict=True)) == {f"photos/{n}": image for n, image in enumerate(images)}
@@ -75,5 +75,5 @@ def test_the_many_shards_of_the_large_set_are_one(tmp_path: Path) -> None:
     root = tiny(40, 5, tmp_path / "tiny")
     assert len({path.stat().st_ino for path in root.glob("*.parquet")}) == 1
     with closing(open_ours(root, params_of(4, 1))) as loader:
-        assert len(next(loader).keys) == 4
+        assert len(next(loader).pairs) == 4
         assert loader._sampler.sources[0].order.rows == 200

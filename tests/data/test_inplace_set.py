@@ -52,6 +52,10 @@ def opened(found: Prepared, workers: int = 0, world: World = ALONE) -> PairLoade
     return PairLoader(found, tower, TrainParams.model_validate(DEFAULTS["train"] | changes), machine, world=world)
 
 
+def take(loader: PairLoader, batches: int) -> list[PairBatch]:
+    return [raw.finished() for raw in itertools.islice(loader, batches)]
+
+
 def assert_equal(ours: list[PairBatch], theirs: list[PairBatch]) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys == b.keys
@@ -63,15 +67,15 @@ def test_batches_are_bit_equal_over_epochs_and_from_the_middle_of_one(pair: tupl
     copied, staying = pair
     assert copied.rows(TRAIN) == 48
     with closing(opened(copied)) as ours, closing(opened(staying, workers=2)) as theirs:
-        wanted = list(itertools.islice(ours, 15))
-        assert_equal(list(itertools.islice(theirs, 8)), wanted[:8])
+        wanted = take(ours, 15)
+        assert_equal(take(theirs, 8), wanted[:8])
         state = theirs.state_dict()
     assert len({key for batch in wanted for key in batch.keys}) == 48
     with closing(opened(staying)) as again:
         again.load_state_dict(state)
-        assert_equal(list(itertools.islice(again, 7)), wanted[8:])
+        assert_equal(take(again, 7), wanted[8:])
     with closing(opened(staying, world=World(1, 2))) as rank:
-        assert_equal(list(itertools.islice(rank, 2)), [batch.split(4)[1] for batch in wanted[:2]])
+        assert_equal(take(rank, 2), [batch.split(4)[1] for batch in wanted[:2]])
 
 
 def test_rows_are_the_copied_ones_but_for_their_pictures_and_in_equal_row_groups(pair: tuple[Prepared, Prepared]) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from limoe.config import MachineParams, TowerParams, TrainParams
 from limoe.data import decoding, rowgroups
+from limoe.data.colours import RawBatch
 from limoe.data.loader import PairLoader
 from limoe.data.prefetch import Prefetched
 from limoe.data.prepared import Prepared
@@ -59,7 +60,7 @@ def open_loader(make_prepared: Callable[..., Path], rows: list[dict[str, Any]]) 
 
 
 def take(loader: PairLoader, batches: int) -> list[PairBatch]:
-    return list(itertools.islice(loader, batches))
+    return [raw.finished() for raw in itertools.islice(loader, batches)]
 
 
 def assert_equal(ours: list[PairBatch], theirs: list[PairBatch]) -> None:
@@ -130,34 +131,53 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("stop", [0, 1, 4])
-def test_a_batch_ahead_changes_neither_order_nor_state(open_loader: Loader, device: str, stop: int) -> None:
+def test_a_batch_ahead_changes_neither_order_nor_state(open_loader: Loader, device: str, stop: int, ahead: bool) -> None:
     undisturbed, plain = take(open_loader(), 9), open_loader()
     loader = open_loader(pins=device == "cuda")
-    ahead = Prefetched(loader, torch.device(device))
-    found = [next(ahead) for _ in range(stop)]
-    take(plain, stop)
-    state = json.loads(json.dumps(ahead.state_dict()))
-    assert state == plain.state_dict()
-    assert loader.state_dict()["step"] == (stop + 1 if stop else 0)  # of the batch that is already there
-    resumed = Prefetched(open_loader(workers=1), torch.device(device))
-    next(resumed)  # a loader that has already run takes the state as well
-    resumed.load_state_dict(state)
-    found += [next(resumed) for _ in range(9 - stop)]
+    with closing(Prefetched(loader, torch.device(device), ahead)) as interrupted:
+        found = [next(interrupted) for _ in range(stop)]
+        take(plain, stop)
+        state = json.loads(json.dumps(interrupted.state_dict()))
+        assert state == plain.state_dict()
+    assert loader.state_dict()["step"] == (stop + 1 if stop and ahead else stop)  # one batch is already there
+    with closing(Prefetched(open_loader(workers=1), torch.device(device), ahead)) as resumed:
+        next(resumed)  # a loader that has already run takes the state as well
+        resumed.load_state_dict(state)
+        found += [next(resumed) for _ in range(9 - stop)]
     assert all(batch.images_BCHW.device.type == device for batch in found)
     assert_equal([batch.to(torch.device("cpu")) for batch in found], undisturbed)
 
 
-def test_batches_are_pinned_by_the_threads_that_make_them(open_loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    pinned = []
+def test_what_goes_wrong_is_raised_where_its_batch_is_asked_for(open_loader: Loader, tmp_path: Path) -> None:
+    changes = {"workers": 1, "mixture": {"emoji": 1}, "batch": 2, "shuffle_rows": 7}
+    broken, ahead = open_loader(**changes), Prefetched(open_loader(**changes), torch.device("cpu"))
+    (tmp_path / "prepared" / "train-00002.parquet").write_bytes(b"PAR1")
+    good = 0
+    with pytest.raises(UserError, match=r"train-00002\.parquet is broken"):
+        for good in range(9):  # noqa: B007
+            next(broken)
+    with closing(broken), closing(ahead):
+        for _ in range(good):
+            next(ahead)
+        state = ahead.state_dict()
+        with pytest.raises(UserError, match=r"train-00002\.parquet is broken"):
+            next(ahead)
+        assert ahead.state_dict() == state == broken.state_dict()
+    assert not loader_threads()
 
-    def pin_memory(batch: PairBatch) -> PairBatch:
-        pinned.append(threading.current_thread().name)
+
+def test_batches_are_pinned_where_that_is_asked_for(open_loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[RawBatch] = []
+
+    def pin_memory(batch: RawBatch) -> RawBatch:
+        pinned.append(batch)
         return batch
 
-    monkeypatch.setattr(PairBatch, "pin_memory", pin_memory)
+    monkeypatch.setattr(RawBatch, "pin_memory", pin_memory)
     assert_equal(take(open_loader(pins=True), 2), take(open_loader(), 2))
-    assert [name.rpartition("_")[0] for name in pinned] == ["limoe-loader"] * 2
+    assert len(pinned) == 2
 
 
 def test_state_of_other_sources_is_refused(open_loader: Loader) -> None:
@@ -175,7 +195,7 @@ def test_pictures_and_captions_stay_together(open_loader: Loader, rows: list[dic
 
 def test_only_labelled_rows_are_cropped(open_loader: Loader, rows: list[dict[str, Any]]) -> None:
     pictures = {r["key"]: decode_uint8(r["image"], 16) / 127.5 - 1 for r in rows}
-    batch = next(open_loader(crop_scale=0.4, color_jitter=0.0))
+    [batch] = take(open_loader(crop_scale=0.4, color_jitter=0.0), 1)
     for key, image in zip(batch.keys, batch.images_BCHW, strict=True):
         unchanged = torch.allclose(image, pictures[key], atol=1e-5)
         assert unchanged == key.startswith("scenes/")
@@ -185,7 +205,7 @@ def test_where_memory_cannot_be_shared_a_thread_makes_the_pictures(open_loader: 
     expected = take(open_loader(), 3)
     monkeypatch.setattr("limoe.data.loader.POSSIBLE", False)
     loader = open_loader(workers=2)
-    assert isinstance(loader._pictures, decoding.Pictures)
+    assert isinstance(loader._makers, decoding.InThread)
     assert_equal(take(loader, 3), expected)
 
 
@@ -215,7 +235,7 @@ def test_augmentation_differs_between_epochs_and_seeds(open_loader: Loader) -> N
 
 def test_a_cache_too_small_for_all_keeps_the_first_pictures(open_loader: Loader) -> None:
     loader = open_loader(cache_mb=1)
-    cache = loader._pictures._cache
+    cache = loader._makers._pictures._cache
     cache._free = 10 * 3 * 20 * 20  # ten emoji, or more if scenes of 16 px are among them
     assert_equal(take(loader, 8), take(open_loader(), 8))
     kept = list(cache._pixels)
@@ -257,7 +277,7 @@ def test_an_unknown_source_is_named(open_loader: Loader) -> None:
         UserError, match=r"train.mixture.folder: the prepared set has no training rows .*; it has some of emoji, scenes"
     ):
         open_loader(mixture={"folder": 1, "emoji": 1})
-    assert len(next(open_loader(mixture={"folder": 0, "emoji": 1})).keys) == 8
+    assert len(next(open_loader(mixture={"folder": 0, "emoji": 1})).pairs) == 8
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -315,7 +335,7 @@ def test_close_ends_the_threads_and_the_callers_thread_count_stays(open_loader: 
         fresh.start()
         fresh.join()
         assert seen == [2]
-        assert {loader._pool.submit(torch.get_num_threads).result() for _ in range(4)} == {1}
+        assert loader._makers._thread.submit(torch.get_num_threads).result() == 1
         loader.close()
         assert not loader_threads()
     finally:

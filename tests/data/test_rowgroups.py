@@ -126,6 +126,6 @@ def test_ten_million_rows_begin_with_the_row_groups_of_a_window(
     machine = MachineParams.model_validate(DEFAULTS["machine"])
     tower = TowerParams.model_validate(DEFAULTS["model"]["tower"])
     with closing(PairLoader(Prepared(root), tower, TrainParams.model_validate(train), machine)) as loader:
-        assert len(next(loader).keys) == 64
+        assert len(next(loader).pairs) == 64
         assert len(set(reads)) <= 7 + 1  # those of the first window, and the first one of the next
         assert loader._sampler.sources[0].order.rows == 10_000_000

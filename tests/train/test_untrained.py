@@ -53,7 +53,7 @@ def batches_of(params: Params, prepared: Prepared, count: int) -> list[Any]:
     train = params.train.model_copy(update={"seed": OTHER_SEEDS})
     loader = PairLoader(prepared, params.model.tower, train, params.machine)
     try:
-        return [next(loader) for _ in range(count)]
+        return [next(loader).finished() for _ in range(count)]
     finally:
         loader.close()
 
