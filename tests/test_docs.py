@@ -200,7 +200,10 @@ def test_every_reason_of_rejection_is_told_and_no_other() -> None:
     given = {
         node.value
         for file in [
-            *(DATA / name for name in ("verify.py", "checks.py", "captions.py", "pictures.py", "rows.py", "repeats.py")),
+            *(
+                DATA / name
+                for name in ("verify.py", "checks.py", "captions.py", "pictures.py", "rows.py", "groups.py", "repeats.py")
+            ),
             *sorted((DATA / "sources").glob("*.py")),
         ]
         if file.name not in ("emoji.py", "scenes.py", "packages.py")  # these reject nothing

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from limoe.data.parts import HASHES, RECORDS, REFUSED, Made, PartTask, Workshop
+from limoe.data.groups import CONFLICT, CONFLICTING, settle
+from limoe.data.parts import HASHES, RECORDS, REFUSED, TIES, Made, PartTask, Workshop
 from limoe.data.repeats import Evaluated, repeated_pictures
 from limoe.data.rows import Rows, leakage, repeated_keys
 from limoe.data.schema import TRAIN
@@ -26,13 +27,14 @@ from limoe.data.sources import Rejected
 
 DETAILS = {  # of what shows only beside another picture, `{other}` its key
     "duplicate-key": "an earlier row has this key",
+    CONFLICT: CONFLICTING,
     "duplicate-picture": "byte for byte that of {other}",
     "near-duplicate": "nearly that of {other}",
     "evaluated-picture": "byte for byte that of {other}",
     "near-evaluated": "nearly that of {other}",
 }
 NAMED_PARTS = 64  # whose keys are held while rejected rows are written
-CONTENT = ("key", "split", "sha256", "captions")
+CONTENT = ("key", "sha256", "captions")
 
 
 class Assembly:
@@ -45,10 +47,14 @@ class Assembly:
         self._shop, self._tasks, self._made = shop, tasks, made
         folders = [shop.part(task.number) for task in tasks]
         hashes = [folder / HASHES for folder in folders] if shop.params.duplicates.radius is not None else []
-        self._rows = Rows.read([folder / RECORDS for folder in folders], [part.rows for part in made], hashes)
-        self._drops = [repeated_keys(self._rows)]
-        self._kept = np.ones(len(self._rows.keys), np.bool_)
+        rows = Rows.read([folder / RECORDS for folder in folders], [part.rows for part in made], hashes)
+        self._kept = np.ones(len(rows.keys), np.bool_)
+        self._drops = [repeated_keys(rows)]
         self._kept[self._drops[0].rows] = False
+        settled = settle(rows, self._kept, [folder / TIES for folder in folders])
+        self._rows, self._straddling = settled.rows, settled.straddling
+        self._drops.append(settled.conflicts)
+        self._kept[settled.conflicts.rows] = False
         for drop in repeated_pictures(self._rows, self._kept, TRAIN, shop.params.duplicates, evaluated):
             self._drops.append(drop)
             self._kept[drop.rows] = False
@@ -73,6 +79,11 @@ class Assembly:
         """See rows.leakage."""
         return leakage(self._rows, self._kept, TRAIN)
 
+    def straddling(self, source: str) -> int:
+        """Rows that this source itself names into another split than an equal picture."""
+        rows = np.sort(self._straddling[0, self._kept[self._straddling].all(0)])
+        return sum(len(own) for part, own in self._rows.by_part(rows) if self._tasks[part].source == source)
+
     def explain(self) -> str:
         """Why there is not more: the number of rejected inputs and their commonest reason, with its first example."""
         counts = Counter(self.rejected)
@@ -93,8 +104,8 @@ class Assembly:
         count, digest = 0, hashlib.sha256()
         for task in self._tasks:
             if task.source == source:
-                for row in self._columns(task.number, CONTENT):
-                    key, split, sha256, captions = (row[name] for name in CONTENT)
+                for split, row in self._columns(task.number, CONTENT):
+                    key, sha256, captions = (row[name] for name in CONTENT)
                     digest.update(repr((key, split, sha256, tuple(captions))).encode())
                     count += 1
         return {"rows": count, "sha256": digest.hexdigest()}
@@ -112,10 +123,12 @@ class Assembly:
         """The rows of a split that enter the set."""
         return np.flatnonzero(self._kept & self._rows.in_split(split))
 
-    def _columns(self, part: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Of the part's rows that enter the set."""
-        own = self._kept[self._rows.starts[part] : self._rows.starts[part + 1]]
-        yield from pq.read_table(self._shop.part(part) / RECORDS, columns=list(names), partitioning=None).filter(own).to_pylist()
+    def _columns(self, part: int, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(split, columns) of the part's rows that enter the set."""
+        own = slice(*self._rows.starts[part : part + 2])
+        table = pq.read_table(self._shop.part(part) / RECORDS, columns=list(names), partitioning=None)
+        splits = [self._rows.splits[number] for number in self._rows.split[own][self._kept[own]]]
+        yield from zip(splits, table.filter(self._kept[own]).to_pylist(), strict=True)
 
     def _refused(self) -> Iterator[Rejected]:
         """All rejected inputs: what a part's candidates failed alone and beside others, in the part's order."""

@@ -60,6 +60,7 @@ def ingest(
             name: {
                 **assembly.content(name),
                 **source.provenance(),
+                **({"straddling": rows} if (rows := assembly.straddling(name)) else {}),
                 "packages": {used.distribution: packages[used.distribution] for used in source.packages(shop.params)},
             }
             for name, source in shop.sources.items()

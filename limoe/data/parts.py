@@ -20,6 +20,7 @@ from limoe.config import PrepareParams
 from limoe.data.captions import CaptionCheck
 from limoe.data.checks import Checks, Opens, Scorer
 from limoe.data.duplicates import hash_encoded
+from limoe.data.groups import Tie, tie, write_ties
 from limoe.data.schema import Record
 from limoe.data.shards import REJECTED_SCHEMA, RowWriter, Shard, Written, record_writer
 from limoe.data.sources import Part, Rejected, Source, build
@@ -27,7 +28,9 @@ from limoe.data.sources.states import state
 from limoe.errors import UserError
 from limoe.provenance import code_hash
 
-RECORDS, REFUSED, HASHES, DONE = "records.parquet", "rejected.parquet", "hashes.parquet", "part.json"
+RECORDS, TIES, REFUSED = "records.parquet", "ties.parquet", "rejected.parquet"
+HASHES, DONE = "hashes.parquet", "part.json"
+LATER = {"shard_rows", "tokenizer", "duplicates"}  # settings of what is made of the parts
 REFUSED_SCHEMA = REJECTED_SCHEMA.append(pa.field("position", pa.int64(), nullable=False))  # among the part's candidates
 
 
@@ -72,6 +75,11 @@ class Plan:
     def of(cls, params: PrepareParams, root: Path, folder: Path, opens: Opens | None = None) -> Plan:
         """For this process's code."""
         return cls(params.model_dump_json(), root.resolve(), folder.resolve(), opens, _code(opens))
+
+
+def part_settings(params: PrepareParams) -> dict[str, Any]:
+    """What parts depend on of the settings: all but LATER, and whether they hold perceptual hashes."""
+    return params.model_dump(mode="json", exclude=LATER) | {"hashed": _hashed(params)}
 
 
 class Workshop:
@@ -126,7 +134,7 @@ class Workshop:
             with files.atomic_directory(folder) as new:
                 checks = Checks(self.params, self._words, self.scorer)
                 found = checks.run(source.candidates(task.part))
-                rows, rejected = _write(found, new, hashed=self.params.duplicates.radius is not None)
+                rows, rejected = _write(found, new, _hashed(self.params))
                 dropped = dict(sorted(checks.dropped.items()))
                 made = Made(rows, rejected, dropped, files.sha256_file(new / RECORDS), inputs)
                 files.write_json(new / DONE, asdict(made))
@@ -138,22 +146,27 @@ class Workshop:
 
 
 def _write(found: Iterable[Record | Rejected], folder: Path, hashed: bool) -> tuple[int, dict[str, int]]:
-    """Write the records, perceptual hashes of their pictures if `hashed`, and what was rejected; number of the ones, and of the
-    others by reason."""
-    rows, reasons, hashes = 0, Counter[str](), list[int]()
+    """Write the records, what ties them to others, perceptual hashes of their pictures if `hashed`, and what was rejected; number
+    of the ones, and of the others by reason."""
+    ties, reasons, hashes = list[Tie](), Counter[str](), list[int]()
     with record_writer(folder / RECORDS) as records, RowWriter(folder / REFUSED, REFUSED_SCHEMA) as refused:
         for position, one in enumerate(found):
             if isinstance(one, Record):
                 records.add(one.row())
-                rows += 1
+                ties.append(tie(one))
                 if hashed:
                     hashes.append(hash_encoded(one.image))
             else:
                 refused.add({**asdict(one), "position": position})
                 reasons[one.reason] += 1
+    write_ties(folder / TIES, ties)
     if hashed:
         pq.write_table(pa.table({"hash": pa.array(hashes, pa.uint64())}), folder / HASHES)
-    return rows, dict(sorted(reasons.items()))
+    return len(ties), dict(sorted(reasons.items()))
+
+
+def _hashed(params: PrepareParams) -> bool:
+    return params.duplicates.radius is not None
 
 
 def _code(opens: Opens | None) -> str:

@@ -40,12 +40,22 @@ class InTar:
 
 
 @dataclass(frozen=True)
+class Bond:
+    """What must lie in one split with a row. group: as its source names it; None: rows whose pictures are equal, byte for byte.
+    named: whether the source names the row's split; else a hash has chosen it, and what another row of the group names counts."""
+
+    group: str | None
+    named: bool
+
+
+@dataclass(frozen=True)
 class Record:
     """One picture with its captions.
 
     key: unique in the set. image: encoded bytes (PNG, JPEG, ...). width, height: px. captions: at least one, none empty.
     split_group: what must not straddle a split (a concept, a scene). label: the class name for zero-shot classification, if any.
-    stays: where the picture is trained on from, if no copy of it is to be written.
+    stays: where the picture is trained on from, if no copy of it is to be written. bond: None where the source answers for all of
+    its splits, in which a group may lie in two.
     """
 
     key: str
@@ -58,6 +68,7 @@ class Record:
     split_group: str
     label: str | None = None
     stays: InTar | None = None
+    bond: Bond | None = None
 
     @property
     def sha256(self) -> str:

@@ -115,7 +115,7 @@ class Shard:
         with files.atomic_file(folder / file) as handle, record_writer(handle) as writer:
             for path, _, rows in self.pieces:
                 for row in read_rows(path, rows):
-                    writer.add(row)
+                    writer.add(row | {"split": self.split})  # that of its group, whatever the part could know
                     sources[row["source"]] += 1
         digest = files.sha256_file(folder / file)
         written = Written(self.split, self.number, file, sources.total(), digest, dict(sorted(sources.items())))

@@ -11,6 +11,7 @@ from statistics import mean, median
 from typing import Any
 
 from limoe.config import SetParams
+from limoe.data.groups import conflicts
 from limoe.data.rgb import open_encoded
 from limoe.data.sources import Candidate, Rejected, Source, open_set
 from limoe.data.sources.own import OwnSource
@@ -85,6 +86,10 @@ def survey(
         except BadImage as error:
             rejected.append(Rejected(found.key, name, error.reason, error.detail))
     seen = len(pictures) + len(rejected)
+    apart = conflicts([one.candidate for one in pictures])
+    rejected += apart
+    keys = {row.key for row in apart}
+    pictures = [one for one in pictures if one.candidate.key not in keys]
     facts = {
         **source.provenance(),
         "items": source.total,

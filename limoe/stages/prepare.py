@@ -15,7 +15,7 @@ from limoe import files
 from limoe.config import Params
 from limoe.data.checks import Opens
 from limoe.data.ingest import ingest
-from limoe.data.parts import Plan, Workshop
+from limoe.data.parts import Plan, Workshop, part_settings
 from limoe.data.repeats import Evaluated
 from limoe.data.sources import build, check_sources
 from limoe.data.workers import open_workers
@@ -29,8 +29,9 @@ LOCK = "prepare.lock"
 def run(params: Params, paths: Paths) -> None:
     """Check the installed packages, ingest the chosen sources and print what came of it.
 
-    What a killed run of the same params, data and code has finished is not done again. UserError: an unknown source, a package
-    that is not what data/sources.yaml says, nothing left to train on, another `prepare` at work here.
+    What a killed run of the same data and code has finished is not done again, unless it depends on params that are other ones
+    now. UserError: an unknown source, a package that is not what data/sources.yaml says, nothing left to train on, another
+    `prepare` at work here.
     """
     start, parent = time.perf_counter(), os.getppid()
     packages = check_sources(params.prepare, paths)  # first: sources import them
@@ -39,7 +40,7 @@ def run(params: Params, paths: Paths) -> None:
         told = {name: [source.provenance(), list(map(asdict, source.parts))] for name, source in sources.items()}
         opens = _opens_scorer(params, paths)
         name = fingerprint(
-            params=params.prepare,
+            params=part_settings(params.prepare),
             packages=packages,
             sources=told,
             scorer=opens and opens.weights,
@@ -78,6 +79,9 @@ def print_summary(manifest: Mapping[str, Any]) -> None:
         console.print(f"captions left out of records: {sum(dropped.values())} ({reasons})")
     if leaked := ", ".join(f"{count} of {split}" for split, count in manifest["leakage"].items() if count):
         console.print(f"pictures that are also training pictures, byte for byte: {leaked}", soft_wrap=True)
+    counts = {name: source.get("straddling", 0) for name, source in manifest["sources"].items()}
+    if apart := ", ".join(f"{count} of {name}" for name, count in counts.items() if count):
+        console.print(f"rows that their set names into another split than an equal picture: {apart}", soft_wrap=True)
     console.print(f"tokenizer: {manifest['tokenizer']['kind']}, {manifest['tokenizer']['vocab_size']} entries")
 
 
@@ -112,7 +116,7 @@ def _evaluated(params: Params, paths: Paths) -> Evaluated | None:
 
 
 def _discard(paths: Paths, but: Path | None = None) -> None:
-    """Resumable state that is not needed any more, or is of other params, data or code: never resumed from."""
+    """Resumable state that is not needed any more, or whose parts are of other params, data or code: never resumed from."""
     for folder in paths.work("").glob("prepare-*"):
         if folder != but:
             shutil.rmtree(folder)

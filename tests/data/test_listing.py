@@ -61,12 +61,12 @@ def test_memory_does_not_grow_with_the_list(tmp_path: Path, params: dict[str, An
     assert grown < 40 * (many - few)
 
 
-def test_a_listing_keeps_places_and_the_first_split_of_a_group() -> None:
+def test_a_listing_keeps_places() -> None:
     listing = Listing()
     odd = "sub/caf\udce9.jpg"  # a name that is no UTF-8
     assert listing.add(Picture(odd, ("t.csv", 7, "image"), ["one"], group="g"))
     assert listing.add(Picture("b.jpg", label="cat", split="val", group="g"))
-    assert listing.add(Picture("c.jpg", split="test", group="g"))
+    assert listing.add(Picture("c.jpg", split="test"))
     assert not listing.add(Picture(odd))
     listing.replace(Picture(odd, ("t.csv", 7, "image"), ["one", "two"], group="g"))
     listing.refuse(Rejected("mine/x", "mine", "bad-row", "line 3"))
@@ -74,7 +74,6 @@ def test_a_listing_keeps_places_and_the_first_split_of_a_group() -> None:
     assert [picture.path for picture in listing.pictures(0, 3)] == [odd, "b.jpg", "c.jpg"]
     assert list(listing.pictures(1, 2)) == [Picture("b.jpg", label="cat", split="val", group="g")]
     assert listing[odd] == Picture(odd, ("t.csv", 7, "image"), ["one", "two"], group="g")
-    assert (listing.split_of("g"), listing.split_of("b")) == ("val", None)
     assert list(listing.refused()) == [Rejected("mine/x", "mine", "bad-row", "line 3")]
 
 

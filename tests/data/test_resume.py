@@ -10,7 +10,8 @@ import sys
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,9 +83,9 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def prepare(root: Path, source: Counted, kill_at: int | None = None) -> int:
+def prepare(root: Path, source: Counted, kill_at: int | None = None, settings: Sequence[str] = SMALL) -> int:
     """Prepare into root / "out" as the stage does; the number of durable writes."""
-    shop = Workshop(Plan.of(params_with(*SMALL).prepare, root, root / "work"), {"listed": source})
+    shop = Workshop(Plan.of(params_with(*settings).prepare, root, root / "work"), {"listed": source})
     with Kill(kill_at) as kill, files.atomic_directory(root / "out") as out:
         ingest(shop, Here(), {}, out)
     return kill.writes
@@ -108,11 +109,8 @@ def test_killed_at_any_write_it_goes_on(
     done: set[int] = set()
     for at in data.draw(st.lists(st.integers(0, writes - 1), min_size=1, max_size=3, unique=True)):
         source = Counted(some_items())
-        try:
+        with suppress(Killed):  # or so much was done before that it comes to its end
             prepare(root, source, at)
-            break  # so much was done before that it came to its end
-        except Killed:
-            pass
         assert not (root / "out").exists() or content(root / "out") == wanted
         assert not done & source.read.keys()
         done = {3 * int(path.parent.name) for path in (root / "work" / "parts").glob("[0-9]*/part.json")}
@@ -121,6 +119,34 @@ def test_killed_at_any_write_it_goes_on(
     assert content(root / "out") == wanted
     assert not done & source.read.keys()
     assert done | source.read.keys() == {0, 3, 6}
+
+
+LATER = (  # settings that no part depends on
+    SMALL,
+    ("prepare.tokenizer.vocab_size=150", "prepare.shard_rows=2"),
+    ("prepare.tokenizer.kind=unigram", "prepare.tokenizer.vocab_size=100", "prepare.duplicates.drop=leaked"),
+    ("prepare.tokenizer.vocab_size=200", "prepare.shard_rows=4", "prepare.duplicates.drop=all"),
+)
+
+SOME = st.sampled_from(LATER)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(killed=st.lists(st.tuples(SOME, st.integers(0, 60)), min_size=1, max_size=3), last=SOME)
+def test_killed_under_other_settings_it_goes_on_with_the_parts(
+    killed: list[tuple[tuple[str, ...], int]], last: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    items = [*some_items(), *(candidate(f"again {n}", picture(n), split="test" if n == 3 else "train") for n in range(5))]
+    fresh, root = tmp_path_factory.mktemp("fresh"), tmp_path_factory.mktemp("changed")
+    prepare(fresh, Counted(items), settings=last)
+    done: set[int] = set()
+    for changes, at in [*killed, (last, None)]:
+        source = Counted(items)
+        with suppress(Killed):
+            prepare(root, source, at, changes)
+        assert not done & source.read.keys()
+        done = {3 * int(path.parent.name) for path in (root / "work" / "parts").glob("[0-9]*/part.json")}
+    assert content(root / "out") == content(fresh / "out")
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +299,35 @@ def test_other_params_do_not_go_on_from_it(tmp_path: Path) -> None:
     stale.mkdir(parents=True)
     stage.run(params_with(*SHAPES, "machine.prepare_workers=1"), Paths(tmp_path))
     assert not stale.exists()
+
+
+@pytest.mark.parametrize(
+    "change, kept",
+    [
+        ("prepare.tokenizer={kind: unigram, vocab_size: 150}", True),
+        ("prepare.shard_rows=7", True),
+        ("prepare.duplicates.drop=all", True),
+        ("prepare.duplicates={drop: all, radius: 4, against: []}", False),  # parts hold the hashes that this needs
+        ("prepare.pictures.encode=webp", False),
+        ("prepare.captions.max_chars=60", False),
+        ("prepare.scenes.val=5", False),
+    ],
+)
+def test_changed_settings_cost_the_parts_that_depend_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, kept: bool
+) -> None:
+    """Killed when all parts and shards were done, and started again with another setting."""
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("limoe.data.ingest.Tokenizer.train", interrupted)
+        stage.run(params_with(*SHAPES, "machine.prepare_workers=1"), Paths(tmp_path))
+    read = []
+    real = ScenesSource.candidates
+    monkeypatch.setattr(ScenesSource, "candidates", lambda self, part: read.append(part) or real(self, part))
+    params = params_with(*SHAPES, "machine.prepare_workers=1", change)
+    stage.run(params, Paths(tmp_path))
+    assert bool(read) != kept
+    ingested(build(params.prepare, tmp_path), params.prepare, tmp_path / "fresh")
+    assert content(tmp_path / "data" / "prepared") == content(tmp_path / "fresh")
 
 
 @pytest.mark.parametrize("new", ["a", "b"])

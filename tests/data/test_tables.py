@@ -49,10 +49,10 @@ def test_paths_start_in_the_folder_of_the_file_that_has_them(tmp_path: Path, pat
         )
     found, rejected = read(tmp_path, path)
     assert [(c.key, c.captions, c.split_group) for c in found] == [
-        ("mine/cats/0.png", ("cats 0",), "cats/0"),
-        ("mine/cats/sub/1.png", ("cats 1",), "cats/sub/1"),
-        ("mine/dogs/0.png", ("dogs 0",), "dogs/0"),
-        ("mine/dogs/sub/1.png", ("dogs 1",), "dogs/sub/1"),
+        ("mine/cats/0.png", ("cats 0",), "cats/0.png"),
+        ("mine/cats/sub/1.png", ("cats 1",), "cats/sub/1.png"),
+        ("mine/dogs/0.png", ("dogs 0",), "dogs/0.png"),
+        ("mine/dogs/sub/1.png", ("dogs 1",), "dogs/sub/1.png"),
     ]
     assert [c.image for c in found] == [picture(seed) for seed in (0, 10, 1, 11)]
     assert [reason for _, reason in rejected] == ["path-escape"] * 2

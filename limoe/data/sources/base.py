@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from limoe.config import PrepareParams
-from limoe.data.schema import InTar
+from limoe.data.schema import Bond, InTar
 from limoe.data.sources.packages import Package
 
 
@@ -29,6 +29,7 @@ class Candidate:
     label: str | None = None
     size: tuple[int, int] | None = None
     stays: InTar | None = None
+    bond: Bond | None = None
 
 
 @dataclass(frozen=True)

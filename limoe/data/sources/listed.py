@@ -1,4 +1,4 @@
-"""Sets whose pictures are listed before any is opened: what rows say about one picture adds up, and a group stays together."""
+"""Sets whose pictures are listed before any is opened: what rows say about one picture adds up."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class Listed(OwnSource):
             return
         for picture in self._chosen(part):
             try:
-                split, group = self._split(picture), picture.split_group
-                yield Item(picture.path, self.image(picture), self.spoken(picture), picture.label, split, group)
+                told = (picture.label, picture.split, picture.group)
+                yield Item(picture.path, self.image(picture), self.spoken(picture), *told)
             except BadImage as error:
                 yield self.rejected(picture.path, error)
 
@@ -142,11 +142,3 @@ class Listed(OwnSource):
             setattr(picture, name, said[name])
         picture.captions += fresh
         self._listing.replace(picture)
-
-    def _split(self, picture: Picture) -> str | None:
-        """By name, or by the group's other pictures, if either names one; BadImage if they name two."""
-        group = picture.split_group
-        split = self._listing.split_of(group)
-        if picture.split not in (None, split):
-            raise BadImage("split-conflict", f"split {picture.split}, but an earlier row puts the group {group!r} into {split}")
-        return split

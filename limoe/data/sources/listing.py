@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
 from typing import Any
@@ -14,9 +13,8 @@ from limoe.data.sources.base import Rejected
 TABLES = """
 CREATE TABLE refused (number INTEGER PRIMARY KEY, key, source, reason, detail);
 CREATE TABLE pictures (
-    number INTEGER PRIMARY KEY, path UNIQUE NOT NULL, held, captions, label, split, named_group, split_group NOT NULL
+    number INTEGER PRIMARY KEY, path UNIQUE NOT NULL, held, captions, label, split, named_group
 );
-CREATE INDEX splits ON pictures (split_group, number) WHERE split IS NOT NULL;
 """
 PICTURE = "SELECT path, held, captions, label, split, named_group FROM pictures"
 
@@ -32,11 +30,6 @@ class Picture:
     split: str | None = None
     group: str | None = None
 
-    @property
-    def split_group(self) -> str:
-        """The named group, else the path without its suffix."""
-        return self.group or posixpath.splitext(self.path)[0]
-
 
 class Listing:
     """Pictures, each path once, in the order in which they came, and rejected rows. In a scratch file."""
@@ -49,7 +42,7 @@ class Listing:
         """Whether the picture is new; if its path is there already, nothing is done."""
         return (
             self._file.execute(
-                "INSERT INTO pictures VALUES (NULL, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", _row(picture)
+                "INSERT INTO pictures VALUES (NULL, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", _row(picture)
             ).rowcount
             == 1
         )
@@ -61,19 +54,13 @@ class Listing:
     def replace(self, picture: Picture) -> None:
         """Write what is known of the picture, which is there; its place stays."""
         path, *told = _row(picture)
-        changes = "held = ?, captions = ?, label = ?, split = ?, named_group = ?, split_group = ?"
+        changes = "held = ?, captions = ?, label = ?, split = ?, named_group = ?"
         self._file.execute(f"UPDATE pictures SET {changes} WHERE path = ?", (*told, path))
 
     def pictures(self, start: int, stop: int) -> Iterator[Picture]:
         """Those from `start` up to `stop`."""
         places = (start, stop)
         return map(_picture, self._file.execute(f"{PICTURE} WHERE number > ? AND number <= ? ORDER BY number", places))
-
-    def split_of(self, group: str) -> str | None:
-        """The split of the group's first picture that has one."""
-        first = "SELECT split FROM pictures WHERE split_group = ? AND split IS NOT NULL ORDER BY number LIMIT 1"
-        found = self._file.execute(first, (to_blob(group),)).fetchone()
-        return None if found is None else str(found[0])
 
     def refuse(self, row: Rejected) -> None:
         """Add a rejected row."""
@@ -95,8 +82,7 @@ class Listing:
 def _row(picture: Picture) -> tuple[Any, ...]:
     """The columns but the number."""
     held = None if picture.held is None else json.dumps(picture.held)
-    told = (held, json.dumps(picture.captions), picture.label, picture.split, picture.group)
-    return to_blob(picture.path), *told, to_blob(picture.split_group)
+    return to_blob(picture.path), held, json.dumps(picture.captions), picture.label, picture.split, picture.group
 
 
 def _picture(row: tuple[Any, ...]) -> Picture:

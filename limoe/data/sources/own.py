@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from limoe.config import PrepareParams, SetParams
+from limoe.data.schema import Bond
 from limoe.data.sources import texts
 from limoe.data.sources.base import Candidate, Part, Rejected
 from limoe.data.sources.classes import ClassNames
@@ -93,15 +95,22 @@ class OwnSource(ABC):
         captions = texts.captions(item.captions) or self.classes.captions(names)
         if not captions:
             raise BadImage("empty-caption", "no caption, or one of white space alone, and no label to make one of")
-        group = texts.word(item.group, "group") or item.key
-        split = self.split_of(texts.word(item.split, "split"), group, item.file_split)
-        return Candidate(key, self.name, split, item.image, captions, group, names[0] if names else None)
+        group = texts.word(item.group, "group")
+        named = self._named_split(texts.word(item.split, "split"), item.file_split)
+        return Candidate(
+            key=key,
+            source=self.name,
+            split=named or hashed_split(group or hashlib.sha256(item.image).hexdigest(), self.params),
+            image=item.image,
+            captions=captions,
+            split_group=group or item.key,
+            label=names[0] if names else None,
+            bond=Bond(group, named is not None),
+        )
 
-    def split_of(self, said: str | None, group: str, by_file: str | None = None) -> str:
-        """The set's one split, else what the row says, else what the file's name says, else what the group's hash chooses."""
-        if self.params.split:
-            return self.params.split
-        return understood(said) if said else by_file or hashed_split(group, self.params)
+    def _named_split(self, said: str | None, by_file: str | None) -> str | None:
+        """The set's one split, else what the row says, else what the file's name says."""
+        return self.params.split or (understood(said) if said else by_file)
 
     def rejected(self, key: str, error: BadImage, where: str = "") -> Rejected:
         """The row about an item of this key."""
