@@ -27,7 +27,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import get_current_settings
 
 from flows.temporary import find_server
-from limoe.config import CONTESTANTS, CompareParams, Params
+from limoe.config import CONTESTANTS, Contestant, Params
 from limoe.errors import UserError
 from limoe.files import read_json
 from limoe.paths import Paths
@@ -37,17 +37,24 @@ LEASE_SECONDS = 60  # the shortest that the server grants: how long a killed tra
 GRACE_SECONDS = 10
 
 
-def stages(compare: CompareParams) -> tuple[str, ...]:
+def stages(params: Params) -> tuple[str, ...]:
     """The stages of dvc.yaml in an order that they allow, those of the contestants that `compare` names among them."""
     return (
         "prepare",
         "balance",
-        *(f"train@{name}" for name in CONTESTANTS),
+        *(f"train@{name}" for name in sorted(CONTESTANTS, key=lambda name: waits(params, name))),
         *(f"evaluate@{name}" for name in CONTESTANTS),
-        *(f"evaluate-model@{name}" for name in compare.models),
-        *(f"evaluate-fetched@{name}" for name in compare.fetched),
+        *(f"evaluate-model@{name}" for name in params.compare.models),
+        *(f"evaluate-fetched@{name}" for name in params.compare.fetched),
         "compare",
     )
+
+
+def waits(params: Params, contestant: Contestant) -> bool:
+    """Whether the contestant's training starts from what another's leaves, which dvc.yaml does not say by itself."""
+    start = params.train_for(contestant).start_from
+    others = [Paths().train(name).resolve() for name in CONTESTANTS if name != contestant]
+    return start is not None and any(Path(start).resolve().is_relative_to(other) for other in others)
 
 
 def label(stage: str) -> str:
@@ -209,7 +216,7 @@ def pipeline(retry_seconds: int = 30) -> None:
         params = Params.load(Path("params.yaml"))
     except UserError as error:
         raise StageFailed("parameters", "user", str(error)) from None
-    for stage in stages(params.compare):
+    for stage in stages(params):
         run_stage.with_options(retry_delay_seconds=retry_seconds)(stage)
     publish()
 

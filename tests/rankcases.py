@@ -16,6 +16,7 @@ from limoe import world as module
 from limoe.interrupt import Interrupted
 from limoe.mesh import Mesh
 from limoe.model.tokens import PairBatch
+from limoe.train.alarm import Stopped
 from limoe.train.gradients import Gradients
 from limoe.train.loop import Trainer
 from limoe.world import World
@@ -135,6 +136,17 @@ def rolled_back(world: World, folder: Path) -> dict[str, Any]:
     return {"done": [(rollback.step, rollback.to) for rollback in run.rollbacks.done], "state": ended(run)}
 
 
+def not_recovered(world: World, folder: Path) -> str:
+    """The same, and then a loss that is out of its range at the end, long before the grace is over; how it ended."""
+    health = HEALTH | {"grace": 0.9, "chance": 1e-3}
+    changes = {"steps": 6, "max_bad_steps": 2, "checkpoints": KEPT | {"keep": 1}, "health": health}
+    try:
+        trainer(world, folder, Parts(world, broken={2, 3}), **changes).run()
+    except Stopped as stopped:
+        return str(stopped)
+    return "well"
+
+
 def interrupted(world: World, folder: Path) -> dict[str, Any]:
     """The last rank alone gets SIGTERM, in its second step."""
     run = trainer(world, folder, Parts(world, signal_at=1), checkpoints=KEPT | {"every": 100})
@@ -174,5 +186,6 @@ def all_cases(world: World, folder: Path) -> dict[str, Any]:
         "from-2": three_steps(world, folder / f"2-to-{world.size}"),
         "spoilt": spoilt_step(world, folder / f"spoilt-{world.size}"),
         "rolled back": rolled_back(world, folder / f"rolled-{world.size}"),
+        "not recovered": not_recovered(world, folder / f"not-recovered-{world.size}"),
         "interrupted": interrupted(world, folder / f"interrupted-{world.size}"),
     }

@@ -19,6 +19,7 @@ from trainkit import prepare_shapes, recipe
 
 from limoe.config import Contestant, Params
 from limoe.sweep.trial import TrialSpec, create, read_outcome, read_reports
+from limoe.train.start import directory_hash
 
 OVERRIDES = ("train.checkpoints.every=4", "train.log_every=2", "train.steps=12", "machine.device=cpu", "machine.workers=0")
 
@@ -46,6 +47,14 @@ def trial(folder: Path, *overrides: str, **changes: Any) -> Path:
     """Make the directory of such a trial; returns it."""
     create(folder, spec(*overrides, **changes))
     return folder
+
+
+def start(folder: Path, weights: str = "weights") -> str:
+    """What to a study is a model directory; returns its hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(weights)
+    return directory_hash(folder)
 
 
 def rows(folder: Path) -> list[dict]:

@@ -12,7 +12,7 @@ from typing import Any
 from limoe.config import Params
 from limoe.errors import UserError
 from limoe.paths import Paths
-from limoe.sweep.directories import Directories
+from limoe.sweep.directories import START_PATHS, Directories
 from limoe.sweep.planned import ByName, Listed, Planned
 from limoe.sweep.points import FINAL_SEEDS
 from limoe.sweep.storage import keep_record
@@ -46,7 +46,7 @@ class Ablation(Planned):
         self.folder = paths.sweep(settings.name)
         self.study: Study = study(params, settings.only)
         self._params, self._data_hash = params, data_hash
-        self._directories = Directories(self.folder, ByName(), params, "limoe", settings.reports, data_hash)
+        self._directories = Directories(paths.root, self.folder, ByName(), params, "limoe", settings.reports, data_hash)
         number_of = numbers(params)
         super().__init__(
             [
@@ -55,7 +55,7 @@ class Ablation(Planned):
                 for one in self.study.variants
             ]
         )
-        keep_record(self.folder, self._record(), may_change=("seeds", "only"))
+        keep_record(self.folder, self._record(), may_change=("seeds", "only", *START_PATHS))
 
     @property
     def told(self) -> Study:
@@ -76,5 +76,6 @@ class Ablation(Planned):
             "only": list(only),
             "params": params,
             "data": self._data_hash,
+            "start_from": self._directories.starts(),
             "training_code": self._directories.code(),
         }

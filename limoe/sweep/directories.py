@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from limoe.config import Contestant, Params
+from limoe.config import CONTESTANTS, Contestant, Params
 from limoe.errors import UserError
 from limoe.sweep.dimension import Value
 from limoe.sweep.outcome import FILE as OUTCOME
@@ -19,6 +19,8 @@ from limoe.sweep.work import Work
 
 TRIALS = "trials"  # in the sweep's folder
 FIRST_OUTCOME = "outcome.1.json"  # of a trial that was retried
+# In a study's record: where a start lies may change, as what lies there (`Directories.starts`) is held against it.
+START_PATHS = ("params.train.start_from", *(f"params.contestants.{name}.start_from" for name in CONTESTANTS))
 
 
 class Resolver(Protocol):
@@ -33,6 +35,7 @@ class Directories:
 
     def __init__(
         self,
+        root: Path,
         folder: Path,
         space: Resolver,
         params: Params,
@@ -41,7 +44,7 @@ class Directories:
         data_hash: str,
         keep_models: bool = False,
     ) -> None:
-        """keep_models: whether trials leave their models.
+        """root: where the path `train.start_from` begins. keep_models: whether trials leave their models.
 
         UserError if trainings are to roll back: among trials failures are results.
         """
@@ -50,6 +53,7 @@ class Directories:
                 "train.health.action = rollback is not allowed in a sweep, an ablation or seeds: it would hide failures, and "
                 f"trials would differ in how many steps count; set it to warn (here it is that of {contestant})"
             )
+        self._root = root
         self._folder = folder / TRIALS
         self._space = space
         self._params = params
@@ -59,11 +63,13 @@ class Directories:
         self._keep_models = keep_models
         self._running: dict[Path, Work] = {}
         self._ended: dict[Path, Outcome] = {}
+        self._contents: dict[str, str] = {}  # hash of a start, by its path
 
     def work(self, number: int, values: dict[str, Value], seed: int, phase: Phase) -> Work:
         """The trial of these values and this seed; UserError if they do not fit together. Nothing is written."""
         resolved = self._space.resolve(self._params, values, seed, self._contestant)
-        spec = TrialSpec(self._contestant, values, seed, resolved.model_dump(mode="json"), self._reports, self._keep_models)
+        document, start = resolved.model_dump(mode="json"), self._content(resolved.train_for(self._contestant).start_from)
+        spec = TrialSpec(self._contestant, values, seed, document, self._reports, self._keep_models, start)
         return Work(number, seed, self._folder / spec.fingerprint(self._data_hash), spec, phase)
 
     def begin(self, work: Work) -> Work:
@@ -102,5 +108,20 @@ class Directories:
         return work.folder in self._running and self._running[work.folder].number != work.number
 
     def code(self) -> str:
-        """A name for parameters, data and code together: it changes if the code does, the other two being equal."""
+        """A name for parameters, data, start and code together: it changes if the code does, the others being equal."""
         return self.work(0, {}, self._params.train.seed, "search").folder.name
+
+    def starts(self, searched: Iterable[str] = ()) -> dict[str, str | None]:
+        """Hash of what the contestant starts from, by its name, and of each that is searched, by its path."""
+        own = self._params.train_for(self._contestant).start_from
+        return {self._contestant: self._content(own)} | {path: self._content(path) for path in searched}
+
+    def _content(self, start_from: str | None) -> str | None:
+        """Read once: a trial whose start changes later refuses it itself."""
+        if start_from is None:
+            return None
+        if start_from not in self._contents:
+            from limoe.train.start import directory_hash  # which brings torch
+
+            self._contents[start_from] = directory_hash(self._root / start_from)
+        return self._contents[start_from]

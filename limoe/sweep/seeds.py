@@ -15,7 +15,7 @@ from limoe.config import CONTESTANTS, Contestant, Params
 from limoe.errors import UserError, did_you_mean
 from limoe.files import write_text
 from limoe.paths import Paths
-from limoe.sweep.directories import Directories
+from limoe.sweep.directories import START_PATHS, Directories
 from limoe.sweep.planned import ByName, Listed, Planned
 from limoe.sweep.storage import keep_record
 from limoe.sweep.work import Work, check_name
@@ -54,7 +54,8 @@ class Seeds(Planned):
         self.settings, self._root = settings, paths.root
         self.folder = paths.sweep(settings.name)
         directories = {
-            name: Directories(self.folder, ByName(), params, name, 1, data_hash, keep_models=True) for name in CONTESTANTS
+            name: Directories(paths.root, self.folder, ByName(), params, name, 1, data_hash, keep_models=True)
+            for name in CONTESTANTS
         }
         first = params.train.seed
         super().__init__(
@@ -65,8 +66,8 @@ class Seeds(Planned):
                 if name in settings.contestants
             ]
         )
-        codes = {name: own.code() for name, own in directories.items()}
-        keep_record(self.folder, self._record(params, data_hash, codes), may_change=("settings.seeds", "settings.contestants"))
+        record = self._record(params, data_hash, directories)
+        keep_record(self.folder, record, may_change=("settings.seeds", "settings.contestants", *START_PATHS))
 
     def write_overlay(self) -> Path:
         """Name the models of all trainings that reached their end in compare.yaml; returns its path."""
@@ -102,14 +103,15 @@ class Seeds(Planned):
         outcome = self.outcome(work)
         return outcome is not None and outcome.step >= outcome.steps_planned
 
-    def _record(self, params: Params, data_hash: str, codes: Mapping[Contestant, str]) -> dict[str, Any]:
+    def _record(self, params: Params, data_hash: str, directories: Mapping[Contestant, Directories]) -> dict[str, Any]:
         exclude = {"machine": True, "sweep": True, "compare": True}
         return {
             "kind": "seeds",
             "settings": asdict(self.settings),
             "params": params.model_dump(mode="json", exclude=exclude),
             "data": data_hash,
-            "training_code": dict(codes),
+            "start_from": {name: start for own in directories.values() for name, start in own.starts().items()},
+            "training_code": {name: own.code() for name, own in directories.items()},
         }
 
 

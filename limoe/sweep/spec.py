@@ -20,7 +20,8 @@ CODE = "limoe.sweep.trial"  # whose imports are the code that a trial's result d
 class TrialSpec:
     """values: what was swept, dotted name -> value; they stand in `params`, too. params: the whole document of params.yaml,
     validated, JSON-able. seed: goes before params' own. reports: how often the objective is measured, the last at the end.
-    keep_model: whether the model directory `model` is left in the trial's; no result depends on it, nor does the fingerprint."""
+    keep_model: whether the model directory `model` is left in the trial's; no result depends on it, nor does the fingerprint.
+    start: hash of the model directory that `train.start_from` names, None without one."""
 
     contestant: Contestant
     values: dict[str, Any]
@@ -28,6 +29,7 @@ class TrialSpec:
     params: dict[str, Any]
     reports: int
     keep_model: bool = False
+    start: str | None = None
 
     def __post_init__(self) -> None:
         if self.contestant not in CONTESTANTS:
@@ -52,11 +54,13 @@ class TrialSpec:
 
     def fingerprint(self, data_hash: str) -> str:
         """Sixteen hex digits: the name of the trial's directory. It covers all that the result depends on: the parameters that
-        the contestant reads, seed, reports, data and code; not the machine's, nor other stages'. Equal trainings, equal names."""
+        the contestant reads, seed, reports, data, code and what it starts from (not where that lies); not the machine's, nor
+        other stages'. Equal trainings, equal names."""
+        changes = self.params["contestants"].get(self.contestant, {})
         params = {
             "model": self.params["model"],
-            "train": {**self.params["train"], "seed": self.seed},
-            "changes": self.params["contestants"].get(self.contestant, {}),
+            "train": {**self.params["train"], "seed": self.seed, "start_from": self.start},
+            "changes": {name: value for name, value in changes.items() if name != "start_from"},
         }
         return fingerprint(contestant=self.contestant, params=params, reports=self.reports, data=data_hash, code=code_hash(CODE))
 

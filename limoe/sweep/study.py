@@ -23,7 +23,7 @@ from limoe.errors import UserError
 from limoe.files import read_json, write_json
 from limoe.paths import Paths
 from limoe.sweep.dimension import Value
-from limoe.sweep.directories import FIRST_OUTCOME, TRIALS, Directories
+from limoe.sweep.directories import FIRST_OUTCOME, START_PATHS, TRIALS, Directories
 from limoe.sweep.outcome import Outcome
 from limoe.sweep.points import FINAL_SEEDS, Verdict, judge, promising
 from limoe.sweep.reports import read_reports
@@ -55,7 +55,7 @@ class Sweep:
         self.settings = settings
         self.space = space
         self.folder = paths.sweep(settings.name)
-        self._trials = Directories(self.folder, space, params, settings.contestant, settings.reports, data_hash)
+        self._trials = Directories(paths.root, self.folder, space, params, settings.contestant, settings.reports, data_hash)
         self._budget = settings.trials
         if settings.sampler == "grid":
             self._budget = min(settings.trials, math.prod(map(len, space.grid().values())))
@@ -63,7 +63,7 @@ class Sweep:
         sampler = make_sampler(settings.sampler, space, settings.seed, objectives)
         pruner = make_pruner(settings.pruner, settings.reports, objectives)
         storage = open_storage(self.folder, settings.storage)  # first: a wrong URL shall not take the name
-        keep_record(self.folder, self._record(params, data_hash), may_change=("trials",))
+        keep_record(self.folder, self._record(params, data_hash), may_change=("trials", *START_PATHS))
         (self.folder / TRIALS).mkdir(parents=True, exist_ok=True)  # for the report, if every point is refused
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
@@ -157,12 +157,14 @@ class Sweep:
     def _record(self, params: Params, data_hash: str) -> dict[str, Any]:
         settings = asdict(self.settings) | {"objectives": list(self.settings.objectives)}
         trials, url = settings.pop("trials"), self.settings.storage
+        ends = [end for one in self.space.dimensions if one.name == "train.start_from" for end in one.ends]
         return {
             "settings": settings | {"storage": None if url is None else without_password(url)},
             "trials": trials,
             "space": self.space.document,
             "params": params.model_dump(mode="json", exclude={"machine", "sweep"}),
             "data": data_hash,
+            "start_from": self._trials.starts(end for end in ends if isinstance(end, str)),
             "training_code": self._trials.code(),
         }
 

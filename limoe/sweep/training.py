@@ -20,6 +20,7 @@ from limoe.data.prepared import TOKENIZER
 from limoe.data.suggestion import with_suggestion
 from limoe.data.transforms import Preprocess
 from limoe.dist import pick_device
+from limoe.errors import UserError
 from limoe.evals.validation import Validation
 from limoe.files import atomic_file, write_json
 from limoe.model.io import save_model
@@ -77,6 +78,8 @@ def _train(folder: Path, spec: TrialSpec, data: Path, reached: Reached) -> Outco
     lengths = caption_lengths(prepared, train, params.model.tower)
     config = model_config(params, spec.contestant, prepared, lengths)
     start = None if train.start_from is None else Start.of(paths.root / train.start_from, config, data / TOKENIZER)
+    if start is not None and start.hash != spec.start:
+        raise UserError(f"train.start_from: {start.folder} is another model than when this trial was planned")
     validation = Validation(prepared, params.model.tower, train)
     with (
         Progress(spec.contestant, train) as progress,

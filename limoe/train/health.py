@@ -28,7 +28,8 @@ class Watch:
     """Judges a training row by row, on means over `train.health.window` steps; raises each name once.
 
     experts: E, None without routing. The same rows give the same alarms, whatever interruptions lie between them. All but
-    a divergence is judged on windows that lie wholly behind the grace: a training with no room for one there is not judged.
+    a divergence is judged on windows that lie wholly behind the grace: a training with no room for one there is not judged,
+    unless it went back (`restart`): then the last step is judged on what rows there are.
     """
 
     def __init__(self, train: TrainParams, experts: int | None) -> None:
@@ -40,16 +41,14 @@ class Watch:
         self._lost = 0  # steps that rollbacks took from the weights
 
     def see(self, row: Mapping[str, Any]) -> list[Alarm]:
-        """The alarms that this row of metrics.jsonl raises: none before the window is full, and a name only once."""
+        """The alarms that this row of metrics.jsonl raises, a name only once."""
         step, window = int(row["step"]), self.train.health.window
         watched = {name: float(value) for name, value in row.items() if name in WATCHED or _in_block(name)}
         self._recent = [old for old in self._recent if old["step"] > step - window] + [{"step": step} | watched]
         if "contrastive" in watched:
             self._lowest = min(watched["contrastive"], watched["contrastive"] if self._lowest is None else self._lowest)
         known = {alarm.name for alarm in self.alarms}
-        settled = step - self._lost - window >= self.train.health.grace * self.train.steps
-        found = self._judge(step, settled) if step - self._since >= window else iter(())
-        new = [alarm for alarm in found if alarm.name not in known]
+        new = [alarm for alarm in self._found(step) if alarm.name not in known]
         self.alarms += new
         return new
 
@@ -76,6 +75,16 @@ class Watch:
         self._recent, self._lowest = list(state["recent"]), state["lowest"]
         self._since, self._lost = state["since"], state["lost"]
         self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
+
+    def _found(self, step: int) -> Iterator[Alarm]:
+        """None before the window is full. A training that went back has raised its alarm: at its last step, behind which no other
+        can come, it must have recovered, grace or no grace."""
+        window = self.train.health.window
+        last = self._lost > 0 and step == self.train.steps
+        if last and "contrastive" not in self._recent[-1]:
+            yield Alarm("diverged", step, "the loss of the last step is not finite")
+        elif last or step - self._since >= window:
+            yield from self._judge(step, last or step - self._lost - window >= self.train.health.grace * self.train.steps)
 
     def _judge(self, step: int, settled: bool) -> Iterator[Alarm]:
         """Causes before what follows from them. settled: whether the window lies behind the grace."""

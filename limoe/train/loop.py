@@ -107,7 +107,7 @@ class Trainer:
     @property
     def stopping(self) -> Alarm | None:
         """The alarm that ends this training: the guard's, or the first one of all if alarms are to stop it."""
-        return None if self.rollbacks.left else self._acting
+        return None if self._rolls_back else self._acting
 
     def resume(self) -> Self:
         """Go back to the newest undamaged checkpoint, or to the start if there is none."""
@@ -161,6 +161,11 @@ class Trainer:
         """The alarm that stops the training or rolls it back, if one does."""
         return self.guard.alarm or (self.watch.alarms[0] if self.train.health.action != "warn" and self.watch.alarms else None)
 
+    @property
+    def _rolls_back(self) -> bool:
+        """Whether there is an acting alarm, and it rolls the training back."""
+        return self._acting is not None and self.rollbacks.left(self.step)
+
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """The model's state_dict and, if there are averages, it with these for its weights, by the names of their directories.
 
@@ -172,15 +177,15 @@ class Trainer:
 
     def _advance(self) -> None:
         figures = self.take_step(next(self.loader).to(self.device))
+        self.step += 1  # before an alarm is told: at the last step it stops the training
         read = self._read(figures) if figures or self.reads_every_step else None
-        self.step += 1
         if figures and read is not None:
             self._log(*read)
 
     def _save(self) -> None:
         self._read({})
         self.pace.lap(self.step)
-        if self._acting is not None and self.rollbacks.left:
+        if self._rolls_back:
             self._roll_back()
         self.saver.save(self.step, (*self.best.needs, *self.rollbacks.saving(self.step, self.watch.healthy)))
         self.pace.start(self.step)
@@ -248,7 +253,7 @@ class Trainer:
         row |= {"rollbacks": len(self.rollbacks.done)} if self.rollbacks.on else {}
         row |= _finite(figures) | routing_summary(counts)
         raised = self.watch.see(row)
-        if self._acting is None or not self.rollbacks.left:  # else these weights are about to be given up
+        if not self._rolls_back:  # else these weights are about to be given up
             row |= _finite(self.best.measure(self.step))
         self.pace.start(self.step)
         if self.world.is_main:

@@ -43,7 +43,7 @@ def final_metrics(rows: list[dict[str, Any]], steps: int, rollbacks: Rollbacks) 
     """At most 12 figures for `dvc metrics`: means over the last 50 steps; of routing figures the worst layer's. What steps taught
     that a rollback covers is no part of the weights, and of no mean."""
     standing = [row for row in rows if not any(rollback.covers(row["step"]) for rollback in rollbacks.done)]
-    last = [row for row in standing if row["step"] > steps - LAST_STEPS] or standing[-1:]
+    last = [row for row in standing if row["step"] > steps - LAST_STEPS]
     known = {name: [row[name] for row in last if name in row] for name in SCALARS}  # a row of a skipped step lacks its losses
     metrics = {name: statistics.fmean(values) for name, values in known.items() if values}
     for figure in WORST_LAYER:

@@ -59,10 +59,9 @@ class Rollbacks:
         """Whether alarms roll this training back."""
         return self.train.health.action == "rollback"
 
-    @property
-    def left(self) -> bool:
-        """Whether the next alarm does."""
-        return self.on and len(self.done) < self.train.health.rollback.most
+    def left(self, step: int) -> bool:
+        """Whether an alarm at the end of this step does: none at that of the last, behind which nothing is learnt."""
+        return self.on and len(self.done) < self.train.health.rollback.most and step < self.train.steps
 
     @property
     def lr_factor(self) -> float:
@@ -80,7 +79,7 @@ class Rollbacks:
         Only those at every `train.checkpoints.every` steps can be good: where minutes have passed or a signal came there are
         others, on which no result may depend.
         """
-        if not self.left:
+        if not self.left(step):
             return ()
         if healthy and step % self.train.checkpoints.every == 0:
             self._good.append(step)

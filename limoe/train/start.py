@@ -33,8 +33,7 @@ class Start:
     @classmethod
     def of(cls, folder: Path, config: ModelConfig, tokenizer: Path) -> Start:
         """UserError unless `folder` is a model directory of the same tower, experts and tokenizer (a file)."""
-        if not (folder / "config.json").is_file():
-            raise UserError(f"train.start_from: {folder} is no model directory (it has no config.json)")
+        content = directory_hash(folder)
         there = read_config(folder)
         if there.kind == "dense" and config.kind == "limoe":
             assert config.moe is not None
@@ -54,7 +53,7 @@ class Start:
             raise UserError(
                 f"train.start_from: {folder} has another tokenizer than {tokenizer.parent}: its embeddings are of other tokens"
             )
-        return cls(folder, there.kind, config, directory_hash(folder))
+        return cls(folder, there.kind, config, content)
 
     def load_into(self, model: Model) -> None:
         """Give `model`, newly built from `config`, the weights of the folder."""
@@ -66,7 +65,9 @@ class Start:
 
 
 def directory_hash(folder: Path) -> str:
-    """Hex SHA-256 over the names and contents of the files of a model directory."""
+    """Hex SHA-256 over the names and contents of the files of a model directory; UserError if it is none."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"train.start_from: {folder} is no model directory (it has no config.json)")
     return sha256_json({path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
 
 

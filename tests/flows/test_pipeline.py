@@ -55,9 +55,24 @@ def test_the_flow_has_the_stages_of_dvc_yaml_in_an_order_that_they_allow(project
         for name, stage in written.items()
         for who in further.get(str(stage.get("foreach", [""])).strip("${}"), stage.get("foreach", [""]))
     ]
-    values = params.compare.model_dump() | {"models": models, "fetched": fetched}
-    assert list(pipeline.stages(CompareParams.model_validate(values))) == names
-    assert pipeline.stages(params.compare) == tuple(name for name in names if not name.startswith("evaluate-"))
+    compare = CompareParams.model_validate(params.compare.model_dump() | {"models": models, "fetched": fetched})
+    assert list(pipeline.stages(params.model_copy(update={"compare": compare}))) == names
+    assert pipeline.stages(params) == tuple(name for name in names if not name.startswith("evaluate-"))
+
+
+@pytest.mark.parametrize(
+    "override,order",
+    [
+        ("contestants.limoe.start_from=runs/train/dense/model", ["dense", "clip", "limoe"]),
+        ("contestants.limoe.start_from=./runs/train/dense/ema", ["dense", "clip", "limoe"]),
+        ("contestants.limoe.start_from=runs/train/limoe/model", ["limoe", "dense", "clip"]),
+        ("contestants.limoe.start_from=elsewhere/dense/model", ["limoe", "dense", "clip"]),
+        ("train.start_from=runs/train/dense/model", ["dense", "limoe", "clip"]),
+    ],
+)
+def test_who_starts_from_another_contestant_is_trained_after_it(project: Path, override: str, order: list[str]) -> None:
+    stages = pipeline.stages(Params.load(project / "params.yaml", (override,)))
+    assert [stage for stage in stages if stage.startswith("train@")] == [f"train@{name}" for name in order]
 
 
 @pytest.mark.parametrize("kind,again", [("machine", True), ("user", False), ("bug", False)])

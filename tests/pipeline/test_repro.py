@@ -16,7 +16,7 @@ from pipelinekit import Workspace, new_workspace
 from flows.pipeline import stages
 from limoe.config import CONTESTANTS, Params
 
-STAGES = stages(Params.load(Path(__file__).parents[2] / "params.yaml").compare)
+STAGES = stages(Params.load(Path(__file__).parents[2] / "params.yaml"))
 pytestmark = pytest.mark.timeout(900)
 
 

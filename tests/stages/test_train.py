@@ -256,17 +256,32 @@ def test_a_training_that_rolls_back_says_so_everywhere(paths, monkeypatch, capsy
             self.rows.extend(rows)
 
     monkeypatch.setattr(train, "open_tracker", lambda *_: Remembering())
-    train.run(recipe(*HASTY, "train.health.action=rollback"), paths, "dense")
+    wild = ("train.steps=12", "train.lr=1.0e30", "train.max_bad_steps=3", "train.health.window=4", "train.health.chance=2")
+    train.run(recipe(*wild, "train.health.action=rollback", "train.health.rollback.lr_factor=1.0e-32"), paths, "dense")
     written = json.loads((paths.train("dense") / "health.json").read_text())
     (rollback,) = written["rollbacks"]
-    assert (rollback["step"], rollback["to"], rollback["lr_factor"]) == (10, 0, 0.5)
+    assert (rollback["step"], rollback["to"], rollback["lr_factor"]) == (4, 0, 1e-32)
     assert json.loads((paths.train("dense") / "metrics.json").read_text())["rollbacks"] == 1
-    assert [row["rollbacks"] for row in Remembering.rows if "rollbacks" in row] == [0, 0, 0, 0, 0, 1]
-    told = (
-        f"at step 10 back to the weights of step 0 (loss-at-chance: {written['alarms'][0]['evidence']}); 10 batches are left out"
-    )
+    assert [row["rollbacks"] for row in Remembering.rows if "rollbacks" in row] == [0, 0, 1, 1, 1, 1]
+    told = f"at step 4 back to the weights of step 0 (diverged: {written['alarms'][0]['evidence']}); 4 batches are left out"
     assert Remembering.tags["rollbacks"].startswith(told)
-    assert f"rollback: train dense: {told}, and the learning rate is 0.5 times" in capsys.readouterr().out
+    assert f"rollback: train dense: {told}, and the learning rate is 1e-32 times" in capsys.readouterr().out
+
+
+def test_a_training_that_rolled_back_in_vain_is_stopped_at_its_end(paths, monkeypatch, capsys):
+    told = {}
+
+    class Remembering(Tracker):
+        def set_tags(self, tags):
+            told.update(tags)
+
+    monkeypatch.setattr(train, "open_tracker", lambda *_: Remembering())
+    for warnings in (1, 0):  # the error says the second alarm
+        with pytest.raises(Stopped, match=r"training stopped at step 12 after 1 rollback: loss-at-chance: "):
+            train.run(recipe(*HASTY, "train.health.action=rollback"), paths, "dense")
+        assert told["alarm"] == "loss-at-chance, loss-at-chance"
+        assert capsys.readouterr().out.count("warning") == warnings
+        assert not paths.train("dense").exists()
 
 
 def test_the_keys_of_bad_batches_are_among_the_outs(paths):

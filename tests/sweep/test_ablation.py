@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sweepkit import start
 
 from limoe.config import Params
 from limoe.errors import UserError
@@ -324,3 +325,13 @@ def test_trainings_that_would_roll_back_are_refused(tmp_path, params):
     rolling = params.model_copy(update={"train": params.train.model_copy(update={"health": health})})
     with pytest.raises(UserError, match=r"train\.health\.action = rollback is not allowed in a sweep, an ablation or seeds"):
         Ablation(AblationSettings(), rolling, Paths(tmp_path), HASH)
+
+
+def test_another_start_is_another_ablation(tmp_path, params):
+    params = with_values(params, {"train.start_from": "model"})
+    before = start(tmp_path / "model", "before")
+    one = ablation(tmp_path, params)
+    assert {work.spec.start for work in one.works} == {before}
+    after = start(tmp_path / "model", "after")
+    with pytest.raises(UserError, match=f"other settings: start_from.limoe was '{before}' and is '{after}'"):
+        ablation(tmp_path, params)

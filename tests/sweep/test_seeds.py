@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import yaml
-from sweepkit import tiny
+from sweepkit import start, tiny
 
 from limoe.config import CONTESTANTS, Params
 from limoe.data.prepared import Prepared
@@ -97,6 +97,16 @@ def test_what_is_compared_may_change_but_no_training(tmp_path):
     study(tmp_path, "compare.models={other: {path: data/raw/other}}")
     with pytest.raises(UserError, match=r"train\.lr was 0\.003 and is 0\.001"):
         study(tmp_path, "train.lr=0.001")
+
+
+def test_another_start_of_one_contestant_is_another_study(tmp_path):
+    from_dense = "contestants={limoe: {start_from: model}, dense: {}, clip: {}}"
+    before = start(tmp_path / "model", "before")
+    one = study(tmp_path, from_dense)
+    assert {one.group_of(work): work.spec.start for work in one.works} == {"limoe": before, "dense": None, "clip": None}
+    after = start(tmp_path / "model", "after")
+    with pytest.raises(UserError, match=f"other settings: start_from.limoe was '{before}' and is '{after}'"):
+        study(tmp_path, from_dense)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,16 @@ def test_the_name_covers_what_the_result_depends_on():
     assert len(names) == len(others) - 1 + 2  # the first two are one trial
 
 
+def test_the_content_of_a_start_counts_and_not_its_path():
+    here = replace(spec("train.start_from=here"), start="a" * 64)
+    there = replace(spec("train.start_from=null", "contestants.limoe={start_from: there}"), start="a" * 64)
+    assert here.fingerprint("data") == there.fingerprint("data")
+    names = {one.fingerprint("data") for one in (here, replace(here, start="b" * 64), spec())}
+    assert len(names) == 3
+
+
 def test_specs_go_to_disk_and_back(tmp_path):
-    made = spec(values={"train.lr": 0.1, "model.moe.priority": "bpr"}, seed=3)
+    made = replace(spec(values={"train.lr": 0.1, "model.moe.priority": "bpr"}, seed=3), start="a" * 64)
     create(tmp_path / "a", made)
     create(tmp_path / "a", made)
     assert read_spec(tmp_path / "a") == made

@@ -17,7 +17,7 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from sweepkit import tiny
+from sweepkit import start, tiny
 
 import limoe.files
 from limoe.config import Params
@@ -616,3 +616,44 @@ def test_trainings_that_would_roll_back_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=sentence):
         made(tmp_path, tiny("train.health.action=rollback"))
     assert not list(tmp_path.iterdir())
+
+
+def first(sweep: Sweep) -> Path:
+    work = sweep.next()
+    assert work is not None
+    return work.folder
+
+
+def test_a_start_that_was_trained_anew_is_another_sweep(tmp_path: Path) -> None:
+    base, moved = tiny("train.start_from=model"), tiny("contestants={limoe: {start_from: moved}, dense: {}, clip: {}}")
+    before = start(tmp_path / "model", "before")
+    folder = first(made(tmp_path, base))
+    assert read_spec(folder).start == before
+    shutil.copytree(tmp_path / "model", tmp_path / "moved")
+    after = start(tmp_path / "model", "after")
+    with pytest.raises(UserError, match=f"other settings: start_from.limoe was '{before}' and is '{after}' .* another name"):
+        made(tmp_path, base)
+    assert first(made(tmp_path, moved)) == folder, "its content is as before"
+    with pytest.raises(UserError, match=f"other settings: start_from.limoe was '{before}' and is None"):
+        made(tmp_path, tiny())
+    assert first(made(tmp_path, base, name="another")).name != folder.name
+
+
+def test_so_is_a_start_that_is_searched(tmp_path: Path, base: Params) -> None:
+    space = {"train.start_from": {"choices": [None, "a", "b"]}}
+    hashes = {None: None} | {name: start(tmp_path / name, name) for name in "ab"}
+    sweep = made(tmp_path, base, space, sampler="grid", seeds=1)
+    runner = Runner(lambda _: Outcome("ok", 12, "", 12, 1.0, loss=2.0))
+    runner.drive(sweep)
+    specs = [read_spec(path) for path in (sweep.folder / "trials").iterdir()]
+    assert {spec.values["train.start_from"]: spec.start for spec in specs} == hashes
+    after = start(tmp_path / "b", "other")
+    with pytest.raises(UserError, match=f"other settings: start_from.b was '{hashes['b']}' and is '{after}'"):
+        made(tmp_path, base, space, sampler="grid", seeds=1)
+
+
+def test_a_start_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    missing = tiny("contestants={limoe: {}, dense: {start_from: nowhere}, clip: {}}")
+    with pytest.raises(UserError, match=r"train.start_from: \S*nowhere is no model directory"):
+        made(tmp_path, missing, contestant="dense", document=LR)
+    made(tmp_path, missing)

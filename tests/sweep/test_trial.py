@@ -26,6 +26,7 @@ from limoe.sweep.reports import append_report
 from limoe.sweep.training import report_steps
 from limoe.sweep.trial import Outcome, create, read_outcome, read_reports, run_trial, write_outcome
 from limoe.train.health import Alarm, Watch
+from limoe.train.start import directory_hash
 
 LEFT = {"trial.json", "lock", "metrics.jsonl", "reports.jsonl", "routing.parquet", "outcome.json", "bad_batches.jsonl"}
 
@@ -177,6 +178,22 @@ def test_data_that_were_prepared_otherwise_are_refused(tiny_data, tmp_path):
     assert (outcome.kind, outcome.step) == ("error", 0)
     assert "was prepared with other settings" in outcome.evidence
     assert outcome.evidence.endswith("limoe prepare --set prepare.scenes.canvas=96")
+
+
+def test_a_trial_starts_from_the_model_that_it_was_planned_with(tiny_data, tmp_path):
+    root, settings = tmp_path / "project", ("train.start_from=runs/train/dense/model", "train.steps=2")
+    paths = Paths(root)
+    shutil.copytree(tiny_data, paths.prepared)
+    train.run(tiny("train.steps=2"), paths, "dense")
+    planned = replace(spec(*settings, reports=1), start=directory_hash(paths.model("dense")))
+    create(tmp_path / "trial", planned)
+    assert run_trial(tmp_path / "trial", paths.prepared).kind == "ok"
+    train.run(tiny("train.steps=3"), paths, "dense")
+    create(tmp_path / "late", planned)
+    late = run_trial(tmp_path / "late", paths.prepared)
+    assert (late.kind, late.step) == ("error", 0)
+    assert late.evidence.startswith("train.start_from: ")
+    assert "dense/model is another model than when this trial was planned" in late.evidence
 
 
 def test_the_suggestion_of_the_balance_analysis(tiny_data, tmp_path):

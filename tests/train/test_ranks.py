@@ -120,6 +120,12 @@ def test_what_breaks_one_rank_takes_all_back_to_the_same_checkpoint(alone, ranks
         assert_equal(found["rolled back"]["state"], alone["rolled back"]["state"], **STATE)
 
 
+def test_all_ranks_end_a_training_that_has_not_recovered(alone, ranks):
+    assert alone["not recovered"].startswith("training stopped at step 6 after 1 rollback: loss-at-chance: ")
+    for found in ranks:
+        assert found["not recovered"] == alone["not recovered"]
+
+
 def test_a_signal_to_one_rank_ends_all_at_the_same_saved_step(folder, ranks):
     for found in ranks:
         assert found["interrupted"] == {"code": 143, "step": 2}

@@ -1,4 +1,4 @@
-"""Rollbacks: which checkpoint is good, what goes back and what goes on, that no kill changes them, and that they end."""
+"""Rollbacks: which checkpoint is good, what goes back and what goes on, that no kill changes them, and how they end."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from limoe.train.health import Stopped, Watch
 from limoe.train.loop import Trainer
 from limoe.train.optim import optimizer_tensors
 from limoe.train.outcome import final_metrics, write_journals
-from limoe.train.rollback import Rollback, Rollbacks
+from limoe.train.rollback import Rollbacks
 
 EVERY = {"every": 3, "minutes": None, "keep": 1}
-HEALTH = {"action": "rollback", "rollback": {"lr_factor": 0.5, "most": 3}, "window": 4, "grace": 0.5}
+HEALTH = {"action": "rollback", "rollback": {"lr_factor": 0.125, "most": 3}, "window": 4, "grace": 0.5}
 SMALL = {"steps": 30, "warmup": 4, "log_every": 2, "checkpoints": EVERY, "dense": True}
-WILD = SMALL | {"lr": 0.3}  # at chance as soon as the warm-up is over
+WILD = SMALL | {"lr": 0.3}  # at chance as soon as the warm-up is over; an eighth of it learns
+HOPELESS = {"rollback": {"lr_factor": 1.0, "most": 3}}  # of the wild rate
 ALARM = Alarm("diverged", 1, "as was seen")
 
 
@@ -77,7 +78,7 @@ LOSS_FREE |= {"checkpoints": EVERY | {"every": 4}}  # so that two steps before t
 
 
 @pytest.mark.parametrize("loader,to,changes", [(World, 0, WILD), (Spoilt, 12, SMALL | LOSS_FREE)])
-def test_after_it_a_training_is_one_that_begins_at_that_step_with_the_old_weights_and_half_the_rate(
+def test_after_it_a_training_is_one_that_begins_at_that_step_with_the_old_weights_and_an_eighth_of_the_rate(
     tmp_path, loader, to, changes
 ):
     run = training(tmp_path / "rolled", loader=loader(), health=HEALTH, **changes)
@@ -86,7 +87,7 @@ def test_after_it_a_training_is_one_that_begins_at_that_step_with_the_old_weight
     assert rollback.to == to
     other = training(tmp_path / "by hand", loader=loader(), **changes)
     other.run(until=to)
-    other.train = other.train.model_copy(update={"lr": changes["lr"] / 2})
+    other.train = other.train.model_copy(update={"lr": changes["lr"] / 8})
     other.step = other.loader.number = rollback.step
     other.run()
     assert_same(run, other)
@@ -112,10 +113,10 @@ class Mortal(World):
         return super().__next__()
 
 
-def die_at(folder: Path, batch: int, write: bool, often: bool) -> None:
+def die_at(folder: Path, batch: int, write: bool, often: bool, health=None) -> None:
     """A process that is killed at this batch or, if `write`, in the middle of the next save after it."""
     checkpoints = EVERY | ({"minutes": 1e-9} if often else {})
-    run = rolling(folder, loader=World() if write else Mortal(batch), checkpoints=checkpoints)
+    run = rolling(folder, health, loader=World() if write else Mortal(batch), checkpoints=checkpoints)
     save = checkpoint.save
 
     def die(tensors):
@@ -125,7 +126,7 @@ def die_at(folder: Path, batch: int, write: bool, often: bool) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", die if write else save)
-        with suppress(Killed):  # it may be beyond that moment
+        with suppress(Killed, Stopped):  # it may be beyond that moment
             run.run()
 
 
@@ -163,7 +164,7 @@ def test_a_rollback_that_is_saved_is_not_decided_again(tmp_path):
         rolling(tmp_path, loader=Mortal(20)).run()
     again, told = rolling(tmp_path), []
     again.on_rollback = told.append
-    assert (again.step, again.rollbacks.lr_factor) == (20, 0.5)
+    assert (again.step, again.rollbacks.lr_factor) == (20, 0.125)
     again.run()
     assert told == []
 
@@ -177,8 +178,58 @@ def test_after_so_many_the_next_alarm_stops_it(tmp_path):
     assert run() == run(), "and stops it at once when it is run again"
     again = rolling(tmp_path, lr=1e20)
     assert [(rollback.step, rollback.to) for rollback in again.rollbacks.done] == [(6, 0), (12, 6), (18, 12)]
-    assert [rollback.lr_factor for rollback in again.rollbacks.done] == [0.5, 0.25, 0.125]
+    assert [rollback.lr_factor for rollback in again.rollbacks.done] == [1 / 8, 1 / 64, 1 / 512]
     assert [alarm.step for alarm in again.alarms] == [6, 12, 18, 24]
+
+
+def stopped(run: Trainer) -> str:
+    with pytest.raises(Stopped) as error:
+        run.run()
+    return str(error.value)
+
+
+def test_a_training_that_has_not_recovered_by_its_last_step_is_no_success(tmp_path):
+    run, told = rolling(tmp_path, HOPELESS), []
+    run.on_alarm = lambda alarm: told.append((alarm.name, alarm.step, run.stopping is not None))
+    sentence = stopped(run)
+    assert sentence.startswith("training stopped at step 30 after 1 rollback: loss-at-chance: the contrastive loss is 2.77")
+    assert told == [("loss-at-chance", 20, False), ("loss-at-chance", 30, True)], "whose grace would have ended at 35"
+    assert [(rollback.step, rollback.to) for rollback in run.rollbacks.done] == [(20, 0)]
+    assert [alarm.step for alarm in run.alarms] == [20, 30]
+    assert stopped(rolling(tmp_path, HOPELESS)) == sentence, "at once when it is run again"
+
+
+@pytest.mark.parametrize("kill", [(19, False, False), (20, True, False), (29, False, True), (29, True, False)])
+def test_kills_do_not_change_that(tmp_path, kill):
+    sentence = stopped(rolling(tmp_path / "whole", HOPELESS))
+    die_at(tmp_path / "killed", *kill, health=HOPELESS)
+    assert stopped(rolling(tmp_path / "killed", HOPELESS)) == sentence
+
+
+@pytest.mark.parametrize(
+    "changes,rollbacks,sentence",
+    [
+        ({"grace": 0.75}, [(28, 0)], r"step 30 after 1 rollback: loss-at-chance: the contrastive loss is"),
+        ({"grace": 0.85}, [], r"step 30: loss-at-chance: the contrastive loss is"),
+        ({"lr": 1e20, "steps": 10}, [(6, 0)], r"step 10 after 1 rollback: diverged: the loss of the last step is not finite"),
+    ],
+)
+def test_nor_is_one_with_too_few_steps_left_to_tell(tmp_path, changes, rollbacks, sentence):
+    """The window is not full, the alarm comes with the last step, or no step could be judged."""
+    health = HOPELESS | {name: changes.pop(name) for name in ("grace",) if name in changes}
+    run = rolling(tmp_path, health, **changes)
+    with pytest.raises(Stopped, match=f"stopped at {sentence}"):
+        run.run()
+    assert [(rollback.step, rollback.to) for rollback in run.rollbacks.done] == rollbacks
+
+
+def test_good_weights_and_a_few_steps_more_are_one(tmp_path):
+    run = rolling(tmp_path, loader=Spoilt(), lr=0.01, steps=21)
+    run.run()
+    (rollback,) = run.rollbacks.done
+    assert (rollback.step, rollback.to) == (19, 15)
+    assert not run.watch.healthy, "its window is not full"
+    assert run.watch.alarms == []
 
 
 def test_batches_that_break_a_training_are_left_out(tmp_path):
@@ -259,6 +310,23 @@ def test_a_watch_that_went_back_fills_its_window_and_gives_the_weights_their_gra
     assert [row["step"] for row in bad[3:] if watch.see(row)] == [70], "20 later than 50"
 
 
+def test_at_the_last_step_a_watch_that_went_back_waits_for_nothing():
+    rows = [{"step": step, "contrastive": 2.8} for step in range(70, 101, 10)]
+    changes = {"steps": 100, "batch": 16, "health": PARAMS.train.health.model_dump() | {"window": 20, "grace": 0.3}}
+    train = type(PARAMS.train).model_validate(PARAMS.train.model_dump() | changes)
+
+    def judged(rows: list[dict]) -> list[tuple[str, int]]:
+        watch = Watch(train, None)
+        watch.restart(60, to=0)
+        return [(alarm.name, alarm.step) for row in rows for alarm in watch.see(row)]
+
+    assert judged(rows) == judged(rows[-1:]) == [("loss-at-chance", 100)], "the grace ends at 110"
+    assert judged(rows[:-1]) == [], "which is not the last step"
+    well = [row | {"contrastive": 1.0} for row in rows]
+    assert judged(well) == judged(well[-1:]) == []
+    assert judged([*well[:-1], {"step": 100}]) == [("diverged", 100)], "the last step was skipped"
+
+
 def test_the_best_is_not_measured_where_its_weights_are_given_up(tmp_path):
     measured = []
 
@@ -282,12 +350,8 @@ def test_what_was_given_up_is_in_no_mean_and_all_is_written_down(tmp_path):
     written = json.loads((tmp_path / "health.json").read_text())
     (rollback,) = written["rollbacks"]
     assert written["alarms"] == rollback["alarms"]
-    assert (rollback["step"], rollback["to"], rollback["lr_factor"]) == (20, 0, 0.5)
+    assert (rollback["step"], rollback["to"], rollback["lr_factor"]) == (20, 0, 0.125)
     metrics = final_metrics(rows, 30, run.rollbacks)
     later = [row["contrastive"] for row in rows if row["step"] > 20]
     assert metrics["contrastive"] == pytest.approx(sum(later) / len(later))
     assert metrics["rollbacks"] == 1
-    run.rollbacks.done.append(Rollback(30, 0, (ALARM,), 0.25, 0.1))
-    assert final_metrics(rows, 30, run.rollbacks) == {"rollbacks": 2, "skipped_steps": 0}, (
-        "nothing is left that it was trained on"
-    )
