@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,20 +19,25 @@ from torch import Tensor
 from limoe.data.tokenizer import Tokenizer
 from limoe.data.transforms import Preprocess
 from limoe.dist import pick_device
-from limoe.files import read_json
-from limoe.model.io import Model, load_model, read_config
+from limoe.errors import UserError
+from limoe.evals.directory import open_directory
+from limoe.model.io import Model
 
 
 @dataclass(frozen=True)
 class Tokenize:
-    """Captions as the model wants them: text or a list of texts -> int64 (B, length), padded with 0 at the right end."""
+    """Captions as the model wants them: text or several texts -> int64 (B, length), padded with 0 at the right end."""
 
     tokenizer: Tokenizer
     length: int
 
-    def __call__(self, texts: str | Sequence[str]) -> Tensor:
-        """Token ids; captions that are too long are cut, and always end with end of text."""
-        return self.tokenizer(texts, self.length)
+    def __call__(self, texts: str | Iterable[str]) -> Tensor:
+        """Token ids; captions that are too long are cut, and always end with end of text. UserError if one is no text."""
+        listed = [texts] if isinstance(texts, str | bytes) or not isinstance(texts, Iterable) else list(texts)
+        for number, text in enumerate(listed):
+            if not isinstance(text, str):
+                raise UserError(f"text {number} is {text!r}, which is no str: a text or a list of texts is wanted")
+        return self.tokenizer(listed, self.length)
 
 
 class Loaded(NamedTuple):
@@ -49,9 +54,5 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Loaded:
     model.encode_image(images) and model.encode_text(ids), each with `normalize`, give float32 (B, V) embeddings;
     model.logit_scale.exp() is the factor on their cosines. preprocess: PIL image or encoded bytes -> float32 (3, H, W).
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    model = load_model(folder, pick_device(str(device)))
-    preprocess = Preprocess.from_dict(read_json(folder / "preprocess.json"))
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    config, model, preprocess, tokenizer = open_directory(Path(folder), pick_device(str(device)))
     return Loaded(model, preprocess, Tokenize(tokenizer, config.tower.text_length))

@@ -238,7 +238,7 @@ def inspect_set(
 
     with reporting(debug):
         given = {"path": path, "kind": kind, "images": images, "columns": read_columns(columns or ())}
-        _next(show(given, name, samples, out, as_json, params.parent))
+        _next(show(given, name, samples, out, as_json, params))
 
 
 @app.command(rich_help_panel=TOOLS)

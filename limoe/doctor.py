@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limoe.errors import UserError
-from limoe.tracking import store_uri
+from limoe.tracking import database, store_uri
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 NEEDED_MEMORY_GB = 4
 NEEDED_DISK_GB = 2
-SQLITE = "sqlite:///"
 PATIENCE_SECONDS = 3
 
 
@@ -159,11 +158,10 @@ def dvc_remotes(root: Path) -> dict[str, str]:
 
 
 def _mlflow_store(uri: str) -> Finding:
-    if not uri.startswith(SQLITE):
+    if (file := database(uri)) is None:
         return Finding("stores", "MLflow", f"{uri}: a store that is not looked into here")
-    database = Path(uri.removeprefix(SQLITE))
-    state = f"{database}" if database.is_file() else f"{database}, made by the first training"
-    return Finding("stores", "MLflow", state, os.access(database if database.is_file() else database.parent, os.W_OK))
+    state = f"{file}" if file.is_file() else f"{file}, made by the first training"
+    return Finding("stores", "MLflow", state, os.access(file if file.is_file() else file.parent, os.W_OK))
 
 
 def _data(root: Path) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,18 +25,22 @@ from limoe.paramsfile import explain, read_yaml
 
 SHEETS = Path("runs/inspect")
 WATCHED = "data/raw"
-PARAMS = "params.yaml"
+PARAMS = Path("params.yaml")  # what dvc reads
 CODE = re.compile(r"\d+|n\d{8}")  # a number, or one of WordNet's ids
 STAYING = "to train from uncompressed tars without a copy of their pictures, add in_place: true (docs/data.md)"
 COMMON = {"data", "raw", "images", "captions", "annotations", "train", "shards", "metadata"}  # no names for a set
 
 
-def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | None, as_json: bool, root: Path) -> str:
-    """Print what is found and write the contact sheet; the next command. given: keys of SetParams. UserError as sources have."""
+def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | None, as_json: bool, file: Path) -> str:
+    """Print what is found and write the contact sheet; the next command. UserError as sources have.
+
+    given: keys of SetParams. file: the parameters that the set is to be added to; paths begin beside it.
+    """
+    root = file.parent
     params = _portable(_params(given), root)
     name = name or name_of(params.path)
     _check(name, params)
-    mixed = _mixed(root / PARAMS)
+    mixed = _mixed(file)
     found = survey(name, params, root, _watched, samples)
     if not found.pictures and not found.facts["rejected"]:
         raise UserError(f"{params.path}: read as {found.params.kind}, and there is nothing in it")
@@ -53,11 +58,15 @@ def show(given: Mapping[str, Any], name: str | None, samples: int, out: Path | N
             print(note)
         if found.params.kind in IN_TARS:
             print(STAYING)
-        print("to be merged into params.yaml, or for a file of your own and `limoe params --overlay FILE`:\n")
+        print(f"to be merged into {file}, or for a file of your own and `limoe params --overlay FILE`:\n")
         for path in filter(os.path.isabs, _paths(params).values()):
             print(f"# {path} is an absolute path: it will not be there on another machine")
         print(yaml.safe_dump(section, sort_keys=False, allow_unicode=True))
-    return "limoe params --overlay FILE, with the section above in it; then dvc repro prepare"
+    with_section = "--overlay FILE, with the section above in it; then"
+    if file == PARAMS:
+        return f"limoe params {with_section} dvc repro prepare"
+    named = shlex.quote(f"--params={file}")
+    return f"limoe params {named} {with_section} limoe prepare {named}"
 
 
 def read_columns(given: Sequence[str]) -> dict[str, Any]:
@@ -112,6 +121,9 @@ def told(name: str, found: Survey) -> Iterator[str]:
     of_files = f", {count:,} {'file' if count == 1 else 'files'}{size}" if count else ""
     items = f", {facts['items']:,} inputs" if facts["items"] is not None else ""
     yield f"{name}: read as {found.params.kind}{of_files}{items}; {facts['looked_at']:,} looked at"
+    if aside := facts.get("left_aside"):
+        others = ", ".join(aside[:3]) + (f" and {len(aside) - 3:,} more" if len(aside) > 3 else "")
+        yield f"left aside: {others}, since {next(iter(facts['files']))} has the captions; to read a table, name it as the path"
     if columns := facts["columns"]:
         yield f"columns: {', '.join(f'{what} {_names(which)}' for what, which in columns.items() if which)}"
     if facts["captions_a_picture"]:

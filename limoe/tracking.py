@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -23,13 +24,14 @@ from limoe.files import exclusive_lock, flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 METRICS_PER_CALL = 1000  # MLflow's own limits for one log_batch
 PARAMS_PER_CALL = 100
 RUNS_PER_CALL = 1000
 NOT_METRICS = ("step", "time")
 KEY = "limoe.key"  # the tag by which a run is found again
+SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?!:memory:)([^?]+)")
 PARENT = "mlflow.parentRunId"  # MLflow's own: its UI nests a run under the one that this names
 
 
@@ -152,7 +154,7 @@ def open_tracker(
     """
     if machine.tracking == "none":
         return Tracker()
-    with _creating(root):
+    with _creating(store_uri(root)):
         client = _connect(root)
         experiment_id = _experiment(client, experiment, root)
     tags = {} if key is None else {KEY: key}
@@ -167,6 +169,12 @@ def store_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
+def database(uri: str) -> Path | None:
+    """The file of an SQLite store, as its address has it; None for any other store."""
+    found = SQLITE.match(uri)
+    return Path(found[1]) if found else None
+
+
 def _connect(root: Path) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
     from mlflow import MlflowClient
@@ -176,21 +184,32 @@ def _connect(root: Path) -> MlflowClient:
     return MlflowClient(store_uri(root), store_uri(root))
 
 
-def _creating(root: Path) -> AbstractContextManager[None]:
-    """Two processes that create one SQLite database both fail: the second waits for the first."""
-    if os.environ.get("MLFLOW_TRACKING_URI"):
+def _creating(uri: str) -> AbstractContextManager[None]:
+    """Two processes that create one SQLite database both fail: the second waits for the first, whichever projects they are of."""
+    if (file := database(uri)) is None:
         return nullcontext()
-    return exclusive_lock(root / ".limoe" / "mlflow.lock", "MLflow's set-up", wait=True)
+    return exclusive_lock(file.with_name(f"{file.name}.lock"), "MLflow's set-up", wait=True)
 
 
 def _experiment(client: MlflowClient, name: str, root: Path) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        local = not os.environ.get("MLFLOW_TRACKING_URI")
-        return client.create_experiment(name, (root.resolve() / "mlruns").as_uri() if local else None)
+    found = client.get_experiment_by_name(name) or _created(client, name, root)
     if found.lifecycle_stage != "active":
         raise UserError(f"the MLflow experiment {name!r} is deleted: restore it (mlflow experiments restore) or name another")
     return str(found.experiment_id)
+
+
+def _created(client: MlflowClient, name: str, root: Path) -> Experiment:
+    """A new experiment; that of another client, if it was quicker."""
+    from mlflow.exceptions import MlflowException
+
+    local = not os.environ.get("MLFLOW_TRACKING_URI")
+    try:
+        return client.get_experiment(client.create_experiment(name, (root.resolve() / "mlruns").as_uri() if local else None))
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+        if found is None:
+            raise
+        return found
 
 
 def _continued(client: MlflowClient, run_id: str | None) -> str | None:

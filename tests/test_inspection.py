@@ -128,6 +128,27 @@ def test_the_section_of_a_second_set_leaves_out_what_the_file_mixes(pets: Path) 
     assert again["train"]["mixture"] == {"emoji": 0, "scenes": 0, "first": 0, "rows": 1}
 
 
+def test_the_mixture_is_that_of_the_parameters_that_are_named(pets: Path) -> None:
+    Path("mine.yaml").write_text("train: {mixture: {photos: 1}}")
+    result = limoe("inspect", "data/raw/pets/rows.csv", "--params", "mine.yaml", "--json")
+    assert json.loads(result.stdout)["params"]["train"]["mixture"] == {"photos": 0, "rows": 1}
+    hint = "limoe params --params=mine.yaml --overlay FILE, with the section above in it; then limoe prepare --params=mine.yaml"
+    assert result.stderr.endswith(f"next: {hint}\n")
+    assert "to be merged into mine.yaml" in limoe("inspect", "data/raw/pets/rows.csv", "--params", "mine.yaml").stdout
+
+
+def test_what_is_left_aside_is_told(pets: Path) -> None:
+    (pets / "captions.txt").write_text("image,caption\n0.png,a grey cat\n1.png,a dog\n")
+    told = json.loads(limoe("inspect", "data/raw/pets", "--json").stdout)
+    assert (told["kind"], told["pictures"], told["left_aside"]) == ("flickr", 2, ["rows.csv"])
+    shown = limoe("inspect", "data/raw/pets").stdout
+    assert "left aside: rows.csv, since captions.txt has the captions; to read a table, name it as the path\n" in shown
+    assert "left aside" not in limoe("inspect", "data/raw/pets/captions.txt").stdout
+    for number in range(6):
+        (pets / f"{number}.csv").write_text("x")
+    assert "left aside: 0.csv, 1.csv, 2.csv and 4 more, since" in limoe("inspect", "data/raw/pets").stdout
+
+
 def test_pictures_that_dvc_would_not_notice_are_told(pets: Path) -> None:
     shutil.copytree(pets, "photos")
     shown = limoe("inspect", "data/raw/pets/rows.csv", "--images", "photos").stdout

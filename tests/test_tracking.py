@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,81 @@ def test_more_runs_than_one_answer_holds_are_all_found(
             with parent.child(key, key, {}):
                 pass
         assert parent.ended_children() == set("abcde")
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+import mlflow  # which takes seconds, and would set the two apart
+from limoe.config import Params
+from limoe.tracking import open_tracker
+machine = Params.load(Path("params.yaml"), ("machine.tracking=mlflow",)).machine
+print("ready", flush=True)
+sys.stdin.readline()
+with open_tracker(machine, Path(sys.argv[1]), "limoe-train", "dense"):
+    pass
+"""
+
+
+def test_two_projects_begin_one_store_together(tmp_path: Path, project: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/shared.db"
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, str(tmp_path / name)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=project,
+            env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+        )
+        for name in ("a", "b")
+    ]
+    assert all(process.stdout is not None and process.stdout.readline() == "ready\n" for process in begun)
+    for process in begun:
+        assert process.stdin is not None
+        process.stdin.write("now\n")
+        process.stdin.flush()
+    said = [process.communicate() for process in begun]
+    assert [process.returncode for process in begun] == [0, 0], said
+    client = MlflowClient(uri)
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+
+
+def test_an_experiment_that_another_has_just_created_is_taken(
+    store: Path, machine: MachineParams, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a server, whose clients hold no lock: between looking for it and creating it another process came first."""
+    mine = client.create_experiment("theirs")
+    found = type(client).get_experiment_by_name
+    asked: list[str] = []
+
+    def late(self: Any, name: str) -> Any:
+        asked.append(name)
+        return found(self, name) if len(asked) > 1 else None
+
+    monkeypatch.setattr(type(client), "get_experiment_by_name", late)
+    with open_tracker(machine, store, "theirs", "run") as tracker:
+        assert client.get_run(tracker.run_id).info.experiment_id == mine
+
+
+@pytest.mark.parametrize(
+    "uri, file",
+    [
+        ("sqlite:////srv/mlflow.db", "/srv/mlflow.db"),
+        ("sqlite:///runs/mlflow.db?timeout=60", "runs/mlflow.db"),
+        ("sqlite+pysqlite:///mlflow.db", "mlflow.db"),
+        ("sqlite://", None),
+        ("sqlite:///:memory:", None),
+        ("http://127.0.0.1:5000", None),
+        ("postgresql://me@host/runs", None),
+    ],
+)
+def test_the_file_of_a_store_is_told_from_its_address(uri: str, file: str | None) -> None:
+    assert tracking.database(uri) == (None if file is None else Path(file))
 
 
 def test_any_server_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ fraction of their scale.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from limoe.data.rgb import UNDECODABLE, open_encoded, to_rgb
 from limoe.errors import UserError
+from limoe.files import read_json
 
 MEAN = STD = 0.5
 LONGEST = 4  # a picture is cut to so many times its shorter side before it is resized, or a line of pixels would fill the memory
@@ -100,9 +102,10 @@ class Preprocess:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`; UserError if `values` describe another preprocessing than this class does."""
-        size = values.get("image_size")
-        if not isinstance(size, int) or size < 1 or values != cls(size).to_dict():
-            raise UserError(f"preprocess.json: {values} is not a preprocessing that this version knows")
+    def load(cls, path: Path) -> Preprocess:
+        """Open a file of what `to_dict` gives; UserError if it is missing, or of another preprocessing than this class does."""
+        values = read_json(path)
+        size = values.get("image_size") if isinstance(values, dict) else None
+        if type(size) is not int or size < 1 or values != cls(size).to_dict():
+            raise UserError(f"{path}: no preprocessing that this version knows")
         return cls(size)

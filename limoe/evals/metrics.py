@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+UNCAPTIONED = "uncaptioned"  # share of a set's pictures that retrieval leaves out, because they have no caption
 LINEAR_PROBE = "linear-probe"
 WEIGHTS = {"per_class": "class_weight"}  # metrics in which items count unequally: where each item's weight stands, 1 on average
 SHOTS = re.compile(r"\d+-shot")

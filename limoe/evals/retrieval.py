@@ -21,8 +21,9 @@ from torch import Tensor
 
 from limoe.data.tokenizer import fold
 from limoe.evals.encoder import Encoder
+from limoe.evals.metrics import UNCAPTIONED
 from limoe.evals.ranking import TIE, similarity
-from limoe.evals.sets import EvalSet, Items, Outcome
+from limoe.evals.sets import EvalSet, Items, Outcome, Score
 
 DEPTHS = (1, 5, 10)
 
@@ -45,11 +46,16 @@ class Retrieval:
         self._image_Q, self._caption_Q = torch.tensor(pairs).T.contiguous()
 
     def run(self, encoder: Encoder) -> Outcome:
-        """Per picture i2t_r1, i2t_r5, i2t_r10; per caption t2i_r1, t2i_r5, t2i_r10: 1 for a hit, 0 for none."""
+        """Per picture i2t_r1, i2t_r5, i2t_r10; per caption t2i_r1, t2i_r5, t2i_r10: 1 for a hit, 0 for none.
+
+        And UNCAPTIONED, where a picture has none.
+        """
         images_ND, captions_MD = encoder.images(self._data)[torch.tensor(self._rows)], encoder.texts(self.captions)
         rank_N, rank_M = retrieval_ranks(images_ND, captions_MD, self._image_Q, self._caption_Q, self._chunk)
         pictures = Items(tuple(self._data.keys[row] for row in self._rows), self._groups, _hits("i2t", rank_N))
-        return Outcome(self.name, (pictures, Items(tuple(self.captions), self._caption_groups(), _hits("t2i", rank_M))))
+        captions = Items(tuple(self.captions), self._caption_groups(), _hits("t2i", rank_M))
+        share, count = 1 - len(self._rows) / len(self._data), len(self._data)
+        return Outcome(self.name, (pictures, captions), (Score(UNCAPTIONED, share, count),) if share else ())
 
     def _caption_groups(self) -> tuple[str, ...]:
         """Each caption's group: that of a picture that carries it, the first by name if there are several."""

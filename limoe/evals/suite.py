@@ -13,9 +13,8 @@ import torch
 from limoe.config import SELECTION_SPLITS, EvalSetParams, EvaluateParams, ProbeParams
 from limoe.data.prepared import TOKENIZER, Prepared
 from limoe.data.schema import TEST_SPLITS, TRAIN
-from limoe.data.tokenizer import Tokenizer
-from limoe.data.transforms import Preprocess
 from limoe.errors import UserError
+from limoe.evals.directory import CONFIG, PREPROCESS, open_directory
 from limoe.evals.encoder import Encoder, Track
 from limoe.evals.external import open_set
 from limoe.evals.metrics import is_probe
@@ -25,12 +24,11 @@ from limoe.evals.sets import COLUMNS, VIEWS, EvalSet, Outcome
 from limoe.evals.shots import trimmed, with_training
 from limoe.evals.store import Store, environment
 from limoe.evals.zeroshot import ZeroShot
-from limoe.files import read_json, sha256_file, sha256_json
-from limoe.model.io import load_model, read_config
+from limoe.files import sha256_file, sha256_json
+from limoe.model.io import read_config
 from limoe.model.shards import weights_hash
 from limoe.provenance import code_hash
 
-CONFIG, PREPROCESS = "config.json", "preprocess.json"
 RETRIEVAL = ("i2t_r1", "t2i_r1")
 MOST_KEYS = 12
 
@@ -96,9 +94,8 @@ def open_encoder(
 
     kept: the folder in which all models' embeddings are kept, if they are.
     """
-    model, length = load_model(folder, device), read_config(folder).tower.text_length
-    tokenizer = Tokenizer.load(folder / TOKENIZER)
-    preprocess = Preprocess.from_dict(read_json(folder / PREPROCESS))
+    config, model, preprocess, tokenizer = open_directory(folder, device)
+    length = config.tower.text_length
     store = None if kept is None else Store(kept / _model_key(folder, params.batch, device))
     return Encoder(model, lambda texts: tokenizer(list(texts), length), preprocess, params.batch, device, track, store)
 

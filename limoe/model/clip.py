@@ -58,7 +58,7 @@ class Clip(nn.Module):
         from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
         super().__init__()
-        self.text_length = tower.text_length
+        self.tower = tower
         vision_cfg = CLIPVisionCfg(
             layers=tower.depth,
             width=tower.width,
@@ -103,18 +103,22 @@ class Clip(nn.Module):
         return Output(images_BV, self.encode_text(ids_BL, normalize=True), None, {})
 
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
-        """float32 (B, V) embeddings of normalised images."""
+        """float32 (B, V) embeddings of normalised images; B may be 0."""
+        if not len(images_BCHW):
+            return images_BCHW.new_empty((0, self.tower.embed_dim), dtype=torch.float32)
         with self._attention(images_BCHW.device):
             return _finish(self.clip.encode_image(images_BCHW), normalize)
 
     def image_features(self, images_BCHW: Tensor) -> Tensor:
-        """float32 (B, D): what the images' embeddings are projected from."""
+        """float32 (B, D): what the images' embeddings are projected from; B may be 0."""
+        if not len(images_BCHW):
+            return images_BCHW.new_empty((0, self.tower.width), dtype=torch.float32)
         with self._attention(images_BCHW.device):
             return unprojected(self.clip.visual, images_BCHW)
 
     def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
         """float32 (B, V) embeddings of captions as padded ids, of at most the text length; shorter ones are padded to it."""
-        ids_BL = F.pad(ids_BL, (0, self.text_length - ids_BL.shape[1]), value=PAD_ID)
+        ids_BL = F.pad(ids_BL, (0, self.tower.text_length - ids_BL.shape[1]), value=PAD_ID)
         with self._attention(ids_BL.device):
             return _finish(self.clip.encode_text(ids_BL), normalize)
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -35,26 +35,36 @@ class ModelConfig(Section):
     tower: TowerParams
     moe: MoeParams | None = None
     clip: ClipParams | None = None
-    text_width: int | None = None
-    vocab_size: int
-    eos_id: int
-    init_scale: float
+    text_width: int | None = Field(default=None, ge=1)
+    vocab_size: int = Field(ge=1)
+    eos_id: int = Field(ge=0)
+    init_scale: float = Field(gt=0)
     init_bias: float | None = None
+
+    @model_validator(mode="after")
+    def _describes_a_model(self) -> Self:
+        if self.eos_id >= self.vocab_size:
+            raise ValueError(f"eos_id ({self.eos_id}) must be below vocab_size ({self.vocab_size})")
+        if self.kind == "limoe" and self.moe is None:
+            raise ValueError("the kind limoe needs moe")
+        if self.kind == "clip" and (self.clip is None or self.text_width is None):
+            raise ValueError("the kind clip needs clip and text_width")
+        if self.text_width is not None and self.text_width % self.tower.heads:
+            raise ValueError(f"text_width ({self.text_width}) must be a multiple of heads ({self.tower.heads})")
+        return self
 
 
 Model = Limoe | Clip  # what a task trains and an evaluator runs
 
 
 def build_model(config: ModelConfig) -> Model:
-    """A freshly initialised model (torch's global generator draws the weights)."""
+    """A fresh model (torch's global generator draws the weights); ValueError if moe.blocks does not fit the tower."""
     if config.kind == "clip":
-        if config.clip is None or config.text_width is None:
-            raise UserError("a model config of kind clip needs clip and text_width")
+        assert config.clip is not None
+        assert config.text_width is not None
         sizes = (config.text_width, config.vocab_size, config.eos_id)
         return Clip(config.tower, config.clip, *sizes, config.init_scale, config.init_bias)
     moe = config.moe if config.kind == "limoe" else None
-    if config.kind == "limoe" and moe is None:
-        raise UserError("a model config of kind limoe needs moe")
     return Limoe(config.tower, moe, config.vocab_size, config.init_scale, init_bias=config.init_bias)
 
 
@@ -88,18 +98,40 @@ def read_config(folder: Path) -> ModelConfig:
         return ModelConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{folder / 'config.json'}: {explain(error, ModelConfig)}") from None
+    except OverflowError as error:
+        raise UserError(f"{folder / 'config.json'}: no model is so large ({error})") from None
 
 
 def load_model(folder: Path, device: str | torch.device = "cpu") -> Model:
     """The model of a model directory, in evaluation mode; UserError if weights and config do not belong together."""
-    model = build_model(read_config(folder))
-    files = weight_files(folder)
+    config, files = read_config(folder), weight_files(folder)
+    tensors = {name: tensor for file in files for name, tensor in _tensors(folder / file, files[file]).items()}
+    others = f"{folder / (WHOLE if WHOLE in files else INDEX)}: not the weights of the model that config.json describes"
+    if not _may_be_of(config, tensors):
+        raise UserError(f"{others} (no tensor is as large as it says, or there are more blocks than tensors)")
     try:
-        model.load_state_dict({name: tensor for file in files for name, tensor in _tensors(folder / file, files[file]).items()})
+        model = build_model(config)
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
+    try:
+        model.load_state_dict(tensors)
     except RuntimeError as error:
-        where = folder / (WHOLE if WHOLE in files else INDEX)
-        raise UserError(f"{where}: not the weights of the model that config.json describes ({_short(error)})") from None
+        raise UserError(f"{others} ({_short(error)})") from None
     return model.eval().to(device)
+
+
+def _may_be_of(config: ModelConfig, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether some tensor is as large as each of the model's sizes, and there is one for each block: what is far larger than its
+    weights would take time and memory without end before it is found not to fit them."""
+    tower, blocks = config.tower, config.tower.depth
+    sizes = [tower.patch_size, tower.image_tokens, tower.text_length, tower.width, tower.embed_dim, config.vocab_size]
+    sizes.append(tower.hidden - 1)  # open_clip rounds it down
+    if config.kind == "limoe" and config.moe is not None:
+        sizes.append(config.moe.experts)
+    if config.kind == "clip" and config.clip is not None and config.text_width is not None:
+        sizes.append(config.text_width)
+        blocks += config.clip.text_depth
+    return max(sizes) <= max((size for tensor in tensors.values() for size in tensor.shape), default=0) and blocks <= len(tensors)
 
 
 def _tensors(path: Path, expected: set[str]) -> dict[str, Tensor]:

@@ -130,19 +130,25 @@ class Limoe(nn.Module):
         return cast(MoeMlp, cast(Block, self.encoder.blocks[layer]).mlp).router
 
     def encode_image(self, images_BCHW: Tensor, normalize: bool = False) -> Tensor:
-        """float32 (B, V) embeddings of normalised images, as open_clip's method of this name."""
+        """float32 (B, V) embeddings of normalised images, as open_clip's method of this name; B may be 0."""
+        if not len(images_BCHW):
+            return images_BCHW.new_empty((0, self.tower.embed_dim), dtype=torch.float32)
         layout = Layout.of(len(images_BCHW), self.tower.image_tokens, None, images_BCHW.device)
         x_TD, _ = self.encoder(self.embed_images(images_BCHW), layout, None)
         return self.pool_images(x_TD, layout, normalize)
 
     def image_features(self, images_BCHW: Tensor) -> Tensor:
-        """float32 (B, D): what the images' embeddings are projected from."""
+        """float32 (B, D): what the images' embeddings are projected from; B may be 0."""
+        if not len(images_BCHW):
+            return images_BCHW.new_empty((0, self.tower.width), dtype=torch.float32)
         layout = Layout.of(len(images_BCHW), self.tower.image_tokens, None, images_BCHW.device)
         x_TD, _ = self.encoder(self.embed_images(images_BCHW), layout, None)
         return _mean_patch(x_TD, layout).float()
 
     def encode_text(self, ids_BL: Tensor, normalize: bool = False) -> Tensor:
-        """float32 (B, V) embeddings of captions as padded token ids (int64), as open_clip's method of this name."""
+        """float32 (B, V) embeddings of captions as padded token ids (int64), as open_clip's method of this name; B may be 0."""
+        if not len(ids_BL):
+            return ids_BL.new_empty((0, self.tower.embed_dim), dtype=torch.float32)
         ids_N, lengths_B = flat_ids(ids_BL)
         layout = Layout.of(0, self.tower.image_tokens, lengths_B, ids_BL.device)
         x_TD, _ = self.encoder(self.embed_text(ids_N, layout), layout, None)

@@ -19,7 +19,7 @@ from limoe.report.probes import probes_section
 from limoe.report.published import NOTICE
 from limoe.report.routing import MODALITIES, RoutingLog
 from limoe.report.scores import TESTED, Duel, Measured, has_tests, reported_sets, sets_of
-from limoe.report.verdict import against, by_baseline, count, headline, main_test, percent, price
+from limoe.report.verdict import against, by_baseline, count, headline, main_test, percent, price, uncaptioned
 
 ONE_SEED = (
     "One training each: intervals and tests cover the choice of test items, not the luck of a training. A small difference may "
@@ -41,6 +41,7 @@ def tell(lineup: Lineup, measured: Sequence[Measured], duels: Sequence[Duel], pa
         lead += [Prose(told), Bullets(lines)]
     lead += [Prose(price(evidence, timing)), Prose(f"{SEVERAL_SEEDS if over_seeds else ONE_SEED} {TUNING}", "quiet")]
     lead += leakage.warnings(evidence)
+    lead += [Prose(f"**Without captions**: {sentence}") for sentence in uncaptioned(evidence)]
     lead += [Prose(f"**Left out**: {name}: {why}.") for name, why in lineup.absent.items()]
     sections = [
         _scores(evidence, measured),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from limoe.evals.metrics import UNCAPTIONED
 from limoe.report.evidence import Evidence
 from limoe.report.names import METRICS, in_sentence
 from limoe.report.scores import Duel, Measured, has_tests, reported_sets
@@ -76,6 +77,16 @@ def main_test(measured: Sequence[Measured], evidence: Sequence[Evidence]) -> str
     told = "; ".join(f"{in_sentence(one.model)} {percent(one.value)} ({span(one.low, one.high)})" for one in scores)
     what = "the main test" if has_tests(evidence) else "the first validation set"
     return f"**On {what}**, `{first.set}`, {METRICS[first.metric]}{setting}: {told}."
+
+
+def uncaptioned(evidence: Sequence[Evidence]) -> list[str]:
+    """A sentence for each reported set that has pictures which retrieval leaves out."""
+    left = {name: evidence[0].scores[name, UNCAPTIONED] for name, metric in evidence[0].scores if metric == UNCAPTIONED}
+    return [
+        f"{round(share * pictures):,} of the {pictures:,} pictures of {name} have no caption, and no part in retrieval."
+        for name, (share, pictures) in left.items()
+        if name in reported_sets(evidence)
+    ]
 
 
 def price(evidence: Sequence[Evidence], timing: str) -> str:

@@ -164,9 +164,9 @@ def test_files_of_captions_are_no_lists(tmp_path: Path) -> None:
 
 
 def test_two_lists_of_one_split_count_for_all_files_of_captions_beside_them(tmp_path: Path) -> None:
-    for number, file in enumerate(("captions.txt", "results.csv")):
+    for number, (file, header) in enumerate((("captions.txt", ""), ("results.csv", "image_name| comment_number| comment\n"))):
         put(tmp_path / "set" / f"{number}.jpg", number)
-        write(tmp_path / "set" / file, f"{number}.jpg,number {number}")
+        write(tmp_path / "set" / file, f"{header}{number}.jpg| 0| number {number}")
     for name in ("test.txt", "Flickr_8k.testImages.txt"):
         write(tmp_path / "set" / name, "1")
     assert splits(read(tmp_path, val_fraction=0, test_fraction=0)[0]) == {"0.jpg": "train", "1.jpg": "test"}
@@ -218,7 +218,7 @@ def test_names_in_captions_files_lead_nowhere_else(tmp_path: Path) -> None:
         ("[]", "neither COCO's captions nor Karpathy's"),
         ('{"images": [{"id": 1, "file_name": 3}], "annotations": []}', "a picture's name is 3"),
         ('{"images": [{"id": 1}], "annotations": []}', "neither COCO's captions nor Karpathy's"),
-        ("[" * 100_000, "neither COCO's captions nor Karpathy's"),
+        ("[" * 100_000, "not valid JSON"),
         ("{", "not valid JSON"),
         ('{"images": [], "annotations": []}', "no pictures below it; say with the set's key images where they are"),
     ],
@@ -353,6 +353,44 @@ def test_flickrs_files_are_known_by_their_first_line(tmp_path: Path, file: str, 
         source = open_set("mine", SetParams(path=path), tmp_path)
         assert source.params.kind == kind
         assert [c.captions for c in candidates(source) if isinstance(c, Candidate)] == [("a red car",)]
+
+
+OTHERS_TABLES = ["image,score\n0.jpg,0.9\n", "image,caption\n0.jpg,0.9\n", "0.jpg,0.9\n", "0.jpg| 0| 0.9\n", "", "\0\0"]
+
+
+@pytest.mark.parametrize("table", OTHERS_TABLES)
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("captions.txt", "image,caption\n0.jpg,a red car\n"),
+        ("captions.txt", "0.jpg,a red car\n"),
+        ("Flickr8k.token.txt", "0.jpg#0\ta red car\n"),
+        ("results_20130124.token", "0.jpg#0\ta red car\n"),
+        ("dataset_flickr8k.json", {"images": [{"filename": "0.jpg", "sentences": [{"raw": "a red car"}], "split": "train"}]}),
+    ],
+)
+def test_a_table_of_somebody_elses_beside_flickrs_captions_is_left_aside(
+    tmp_path: Path, file: str, content: Any, table: str
+) -> None:
+    put(tmp_path / "set" / "0.jpg", 0)
+    write(tmp_path / "set" / file, content)
+    for name in ("results.csv", "more/scores.tsv"):
+        write(tmp_path / "set" / name, table)
+    for kind in ("auto", "coco" if file.endswith("json") else "flickr"):
+        found, rejected = read(tmp_path, kind=kind)
+        assert (captions(found), rejected) == ({"0.jpg": ("a red car",)}, [])
+    told = open_set("mine", SetParams(path="set"), tmp_path).provenance()
+    assert (list(told["files"]), told["left_aside"]) == ([file], ["more/scores.tsv", "results.csv"])
+    assert open_set("mine", SetParams(path=f"set/{file}", images="set"), tmp_path).provenance()["left_aside"] == []
+
+
+def test_flickr30ks_own_table_is_read_beside_flickr8ks_captions(tmp_path: Path) -> None:
+    for number in range(2):
+        put(tmp_path / "set" / f"{number}.jpg", number)
+    write(tmp_path / "set" / "8k" / "captions.txt", "image,caption\n0.jpg,a red car\n")
+    write(tmp_path / "set" / "30k" / "results.csv", "image_name| comment_number| comment\n1.jpg| 0| a blue car\n")
+    assert captions(read(tmp_path)[0]) == {"0.jpg": ("a red car",), "1.jpg": ("a blue car",)}
+    assert open_set("mine", SetParams(path="set"), tmp_path).provenance()["left_aside"] == []
 
 
 @pytest.mark.parametrize("content", ["file\tcaption\tsplit\n0.jpg\ta red car\ttest\n", "0.jpg\ta red car\ttest\n", ""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from limoe.data.rgb import to_rgb
 from limoe.data.transforms import Preprocess, decode_square, decode_uint8, fit_square, normalize, resized
 from limoe.errors import UserError
+from limoe.files import write_json
 
 
 @pytest.mark.parametrize("width, height", [(72, 72), (91, 64), (64, 91), (48, 48), (33, 97), (20, 31)])
@@ -100,12 +102,14 @@ def test_broken_pictures_are_the_users_mistake(content: bytes) -> None:
         Preprocess(16)(content)
 
 
-def test_preprocess_json_round_trip_and_unknown_content() -> None:
-    assert Preprocess.from_dict(Preprocess(48).to_dict()).image_size == 48
-    with pytest.raises(UserError, match=r"preprocess.json"):
-        Preprocess.from_dict(Preprocess(48).to_dict() | {"mean": 0.4})
-    with pytest.raises(UserError, match=r"preprocess.json"):
-        Preprocess.from_dict({})
+def test_preprocess_json_round_trip_and_unknown_content(tmp_path: Path) -> None:
+    file = tmp_path / "preprocess.json"
+    write_json(file, Preprocess(48).to_dict())
+    assert Preprocess.load(file).image_size == 48
+    for other in (Preprocess(48).to_dict() | {"mean": 0.4}, {}):
+        write_json(file, other)
+        with pytest.raises(UserError, match=r"preprocess.json: no preprocessing that this version knows"):
+            Preprocess.load(file)
 
 
 def test_decode_keeps_the_pixels_of_a_picture_of_the_right_size() -> None:

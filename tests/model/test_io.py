@@ -67,5 +67,6 @@ def test_a_missing_model_and_a_wrong_config_are_named(folder):
     (folder / "config.json").write_text(json.dumps(config("dense").model_dump(mode="json") | {"kind": "lime"}))
     with pytest.raises(UserError, match="kind = 'lime' is not allowed"):
         load_model(folder)
-    with pytest.raises(UserError, match="needs moe"):
-        build_model(config("limoe", moe=None))
+    (folder / "config.json").write_text(json.dumps(config("limoe").model_dump(mode="json") | {"moe": None}))
+    with pytest.raises(UserError, match="the kind limoe needs moe"):
+        load_model(folder)

@@ -11,7 +11,8 @@ from pagekit import drawn_by_plotly
 from reportkit import only_validation, plant, plant_further
 
 from limoe.config import CONTESTANTS
-from limoe.files import write_json
+from limoe.evals.metrics import UNCAPTIONED
+from limoe.files import read_json, write_json
 from limoe.report import tables
 from limoe.report.document import Cards, Cell, Document, Figure, Fold, Grid, Prose, Section, Table, Terms
 from limoe.report.evidence import load_evidence
@@ -214,6 +215,20 @@ def test_a_browser_draws_every_figure_sorts_the_table_and_complains_of_nothing(c
     assert state["up"] == sorted(state["up"]) == state["down"][::-1]
     assert state["wide"] == 0
     assert state["dark"] == (scheme == "dark")
+
+
+def test_pictures_without_captions_are_counted(tmp_path, document):
+    paths = plant(tmp_path, PARAMS)
+    for name in CONTESTANTS:
+        file = paths.evaluate(name) / "results.json"
+        silent = [{"set": one, "metric": UNCAPTIONED, "value": 0.25, "n": 200} for one in ("test-scenes", "val")]
+        write_json(file, [*read_json(file), *silent])
+    marked = told(paths)
+    sentence = "50 of the 200 pictures of test-scenes have no caption, and no part in retrieval"
+    assert sentence in to_markdown(marked, "report.html")
+    assert sentence in to_html(marked)
+    assert "pictures of val have no caption" not in to_html(marked)
+    assert "have no caption" not in to_html(document)
 
 
 def test_a_training_that_was_rolled_back_is_marked(tmp_path, document):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from limoe.config import SetParams
 from limoe.config.sets import Kind
-from limoe.data.addresses import is_remote, opened
+from limoe.data.addresses import is_remote
 from limoe.data.formats.captioned import FLICKR
 from limoe.data.formats.folders import SUFFIXES as PICTURES
 from limoe.data.sources import captioned, huggingface, parquet, rows, webdataset
@@ -18,9 +17,6 @@ from limoe.data.sources.places import Place, find
 from limoe.errors import UserError
 
 LOOKED_AT = 200_000  # names of a folder, at most
-LOOKED_INTO = 1 << 12  # bytes of a file's first line, at most
-HEADER = re.compile(r"image,caption|image_name\|comment_number\|comment")  # Kaggle's, without white space
-IN_LINES = re.compile(rf"[^\t]+#\d+\t|[^,|\t]+({'|'.join(map(re.escape, PICTURES))}) *[,|]", re.IGNORECASE)
 PACKED: Mapping[Kind, tuple[str, ...]] = {  # in this order: img2dataset lays a Parquet file of facts beside each tar or folder
     "huggingface": huggingface.SUFFIXES,
     "webdataset": webdataset.TARS,
@@ -61,23 +57,13 @@ def _captions(places: list[Place]) -> Kind | None:
     files = {PurePosixPath(place.name).name for place in places}
     if any(captioned.JSON.fullmatch(file) for file in files) or all(file.lower().endswith(".json") for file in files):
         return "coco"
-    if any(file.endswith(".token") for file in files) or any(map(_is_flickrs, filter(_is_named_as_flickrs, places))):
+    if any(file.endswith(".token") for file in files) or any(map(captioned.is_flickrs, filter(_is_named_as_flickrs, places))):
         return "flickr"
     return "table" if any(file.lower().endswith(rows.SUFFIXES) for file in files) else None
 
 
 def _is_named_as_flickrs(place: Place) -> bool:
     return PurePosixPath(place.name).name in FLICKR
-
-
-def _is_flickrs(place: Place) -> bool:
-    """Whether it begins so. Other people have a results.csv, too; in a text, which is no table, the header may be left out."""
-    try:
-        with opened(place.address) as handle:
-            first = handle.readline(LOOKED_INTO).decode("utf-8-sig", "replace")
-    except OSError as error:
-        raise UserError(f"{place.name}: cannot be read ({error.strerror or error})") from None
-    return bool(HEADER.fullmatch("".join(first.split())) or (place.name.endswith(".txt") and IN_LINES.match(first)))
 
 
 def _loose(names: list[str]) -> Kind | None:

@@ -7,21 +7,18 @@ from typing import Any
 
 import torch
 
-from limoe.data.tokenizer import Tokenizer
-from limoe.data.transforms import Preprocess
+from limoe.evals.directory import open_directory
 from limoe.evals.models.opened import Facts, Opened
 from limoe.files import read_json
 from limoe.model.clip import Clip
 from limoe.model.flops import active_parameters, clip_flops, total_parameters, tower_flops
-from limoe.model.io import Model, ModelConfig, load_model, read_config
+from limoe.model.io import Model, ModelConfig
 from limoe.model.shards import weights_hash
 
 
 def open_ours(folder: Path, training: Path | None, device: torch.device) -> Opened:
     """Any model directory. training: the folder that its training left (runs/train/NAME), which says what it cost, or None."""
-    model, config = load_model(folder, device), read_config(folder)
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    preprocess = Preprocess.from_dict(read_json(folder / "preprocess.json"))
+    config, model, preprocess, tokenizer = open_directory(folder, device)
     length = config.tower.text_length
     return Opened(model, lambda texts: tokenizer(list(texts), length), preprocess, _facts(folder, training, model, config))
 

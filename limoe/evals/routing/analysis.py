@@ -19,16 +19,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Pipeline
 
 from limoe.data.prepared import TOKENIZER
-from limoe.data.tokenizer import Tokenizer
 from limoe.data.transforms import Preprocess
 from limoe.errors import UserError
+from limoe.evals.directory import Directory, open_directory
 from limoe.evals.routing import examples, measures
 from limoe.evals.routing.agreement import agreement
 from limoe.evals.routing.routed import Routed, route
 from limoe.evals.routing.stored import Analysis
 from limoe.evals.sets import EvalSet
-from limoe.files import read_json
-from limoe.model.io import ModelConfig, load_model, read_config
+from limoe.model.io import read_config
 from limoe.model.limoe import Limoe
 from limoe.model.shards import weights_hash
 from limoe.model.tokens import IMAGE, MODALITIES, TEXT, PairBatch
@@ -47,9 +46,9 @@ def analyse(folder: Path, data: EvalSet, pairs: int, device: torch.device) -> An
     if config.kind != "limoe" or config.moe is None:
         raise UserError(f"{folder}: a model of kind {config.kind} routes nothing, since it has no experts")
     rows = sample(data, pairs, config.moe.group_pairs)
-    model = load_model(folder, device)
-    assert isinstance(model, Limoe)
-    routed = route(model, _batches(folder, config, data, rows), device)
+    opened = open_directory(folder, device)
+    assert isinstance(opened.model, Limoe)
+    routed = route(opened.model, _batches(opened, data, rows), device)
     spell = speller(folder / TOKENIZER)
     _, group_N = np.unique([data.groups[row] for row in rows], return_inverse=True)
     patches = [examples.patches(routed, layer, group_N) for layer in range(len(routed.layers_L))]
@@ -179,11 +178,11 @@ def _strips(
     }
 
 
-def _batches(folder: Path, config: ModelConfig, data: EvalSet, rows: Sequence[int]) -> Iterator[PairBatch]:
+def _batches(opened: Directory, data: EvalSet, rows: Sequence[int]) -> Iterator[PairBatch]:
     """The pairs, a routing group at a time."""
+    config, _, preprocess, tokenizer = opened
     assert config.moe is not None
-    tokenizer, size = Tokenizer.load(folder / TOKENIZER), config.moe.group_pairs or len(rows)
-    preprocess = Preprocess.from_dict(read_json(folder / "preprocess.json"))
+    size = config.moe.group_pairs or len(rows)
     for start in range(0, len(rows), size):
         mine = rows[start : start + size]
         ids = tokenizer.encode([data.captions[row][0] for row in mine], config.tower.text_length)
