@@ -15,7 +15,7 @@ from statistics import median, quantiles
 
 import torch
 
-from limoe.dist import pick_device
+from limoe.dist import be_deterministic, pick_device
 
 SLOW_REPEATS = 3
 Samples = dict[str, list[float]]  # one number a round for each subject, by its name
@@ -164,8 +164,7 @@ class Bench:
 def as_in_training(threads: int, device: torch.device) -> None:
     """The switches that the `train` stage sets: threads, deterministic algorithms, no filling of uninitialised memory."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    be_deterministic(device)
     torch.manual_seed(0)
 
 

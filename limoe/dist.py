@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from limoe.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -38,6 +42,21 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def be_deterministic(device: torch.device) -> None:
+    """Deterministic algorithms alone; on a GPU a warning where there is none.
+
+    torch.use_deterministic_algorithms would tell inductor, too, whose import takes two seconds: see Limoe.compile_blocks.
+    """
+    torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs 10%, and nothing reads it
+
+
+def sharded(tensor: Tensor | None) -> TypeGuard[DTensor]:
+    """Whether this rank has a part of it, by FSDP; where that was not imported, which takes half a second, nothing is."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def fetch(*groups: Mapping[Any, Tensor]) -> list[dict[Any, Tensor]]:

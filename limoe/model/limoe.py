@@ -113,6 +113,7 @@ class Limoe(nn.Module):
         towards one limit, past which torch runs what is new without compiling it: eight, which five shapes would exceed.
         """
         torch._dynamo.config.recompile_limit = MOST_GRAPHS
+        torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()
         for block in self.encoder.blocks:
             block.compile(dynamic=False, backend=backend)
 

@@ -10,8 +10,6 @@ divided among owners (limoe/model/across.py) are in parts already.
 from __future__ import annotations
 
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from limoe.config import MachineParams
 from limoe.mesh import Mesh
@@ -24,6 +22,9 @@ from limoe.world import World
 
 def shard_encoder(encoder: Encoder, world: World) -> None:
     """Divide the encoder's dense weights over all ranks of `world`, in place. Gradients become sums over them, not means."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard  # half a second, for those who divide weights
+
     mesh = init_device_mesh(encoder.norm.weight.device.type, (world.size,))
     ignored = {p for module in encoder.modules() if _stays(module) for p in module.parameters()}
     for module in (*encoder.blocks, encoder):

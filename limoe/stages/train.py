@@ -21,7 +21,7 @@ from limoe.data.prefetch import Prefetched
 from limoe.data.prepared import TOKENIZER, Prepared
 from limoe.data.suggestion import with_suggestion
 from limoe.data.transforms import Preprocess
-from limoe.dist import pick_device, pick_precision
+from limoe.dist import be_deterministic, pick_device, pick_precision
 from limoe.errors import UserError
 from limoe.evals.validation import Validation
 from limoe.files import atomic_directory, exclusive_lock, write_json, write_text
@@ -185,8 +185,7 @@ def open_trainer(
     device = pick_device(params.machine.device, local_rank())
     precision = pick_precision(train.precision, device)
     torch.set_num_threads(train.threads)
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs 10%, and nothing reads it
+    be_deterministic(device)
     torch.manual_seed(train.seed)
     model = build_model(config)
     if start is not None:

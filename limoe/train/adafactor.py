@@ -21,12 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limoe.train.uncompiled import Uncompiled
+
 POWER = 0.8  # with which the mean over squares grows longer
 EPS = 1e-30
 SMALLEST = 32  # rows and columns of a matrix that is worth factoring; V-MoE and Big Vision have it too
 
 
-class Adafactor(torch.optim.Optimizer):
+class Adafactor(Uncompiled):
     """Options of a group: lr; weight_decay; betas, of the step's mean and, at most, of the squares'; factored, whether the
     squares of its matrices are (those with fewer than SMALLEST rows or columns never are).
 

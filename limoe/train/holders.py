@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
+from limoe.dist import sharded
 from limoe.mesh import Mesh
 from limoe.train.groups import group_of
 from limoe.train.saver import Stateful
@@ -63,7 +63,7 @@ class Holders:
 
     def _holders(self, group: str, tensor: Tensor) -> World:
         """The ranks that together have all of a tensor that belongs to this group. A number is one of the whole."""
-        if isinstance(tensor, DTensor):
+        if sharded(tensor):
             return self.mesh.everyone
         return self.mesh.owners if group == EXPERTS and tensor.ndim > 0 else ALONE
 
@@ -71,12 +71,14 @@ class Holders:
         holders = self._holders(group_of(name), tensor)
         if holders.size == 1:
             return tensor
-        together = tensor.full_tensor() if isinstance(tensor, DTensor) else holders.gather(tensor.detach())
+        together = tensor.full_tensor() if sharded(tensor) else holders.gather(tensor.detach())
         return together.detach().cpu() if self.mesh.everyone.is_main else tensor
 
     def _apart(self, name: str, tensor: Tensor) -> Tensor:
         parameter = self._parameters.get(name.split("/")[0])
-        if isinstance(parameter, DTensor) and tensor.ndim > 0:
+        if sharded(parameter) and tensor.ndim > 0:
+            from torch.distributed.tensor import distribute_tensor
+
             here = tensor.to(parameter.device)
             return distribute_tensor(here, parameter.device_mesh, parameter.placements, src_data_rank=None)
         holders = self._holders(group_of(name), tensor)
@@ -106,6 +108,6 @@ def _norm(by_holders: Mapping[World, list[Tensor]]) -> Tensor:
     """Over all of them, of which each world has a part on this rank."""
     norms = []
     for holders, tensors in by_holders.items():
-        here = nn.utils.get_total_norm([tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors])
+        here = nn.utils.get_total_norm([tensor.to_local() if sharded(tensor) else tensor for tensor in tensors])
         norms.append(here if holders.size == 1 else holders.total(here.square()).sqrt())
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))

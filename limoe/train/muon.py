@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limoe.train.uncompiled import Uncompiled
+
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the polynomial that brings singular values near 1: steepest at 0
 ITERATIONS = 5
@@ -19,7 +21,7 @@ EPS = 1e-7
 RMS = 0.2  # of a step at lr 1, about that of AdamW: its learning rate and weight decay carry over
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Uncompiled):
     """Its parameters are matrices or stacks of them; the options of a group are lr and weight_decay.
 
     found_inf: float scalar on the device, 1 where the step is to be left out (limoe.train.optim.Optimizers); None for never.

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from limoe.config import TrainParams
+from limoe.dist import sharded
 from limoe.train.adafactor import Adafactor
 from limoe.train.groups import decays, group_of, is_matrix
 from limoe.train.muon import Muon
+from limoe.train.uncompiled import AdamW
 
 ORTHOGONAL = ("attention", "mlp", "experts")  # groups whose matrices Muon moves: those between hidden layers
 Named = list[tuple[str, nn.Parameter]]
@@ -61,8 +62,8 @@ def make_optimizer(model: nn.Module, train: TrainParams) -> Optimizers:
     return Optimizers(_adamw(named, train))
 
 
-def _adamw(named: Named, train: TrainParams) -> torch.optim.AdamW:
-    return torch.optim.AdamW(_groups(named, train), lr=train.lr, betas=(train.beta1, train.beta2), fused=True)
+def _adamw(named: Named, train: TrainParams) -> AdamW:
+    return AdamW(_groups(named, train), lr=train.lr, betas=(train.beta1, train.beta2), fused=True)
 
 
 def _divide(named: Named, takes: Callable[[str, Tensor], bool]) -> tuple[Named, Named]:
@@ -76,7 +77,7 @@ def _groups(named: Named, train: TrainParams, **options: Any) -> list[dict[str, 
     found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         rates = scales.get(group_of(name), 1.0), train.weight_decay if decays(name, parameter) else 0.0
-        found.setdefault((*rates, isinstance(parameter, DTensor)), []).append(parameter)
+        found.setdefault((*rates, sharded(parameter)), []).append(parameter)
     return [
         {"params": parameters, "lr_scale": scale, "weight_decay": decay, **options}
         for (scale, decay, _), parameters in found.items()

@@ -15,5 +15,5 @@ def put_back() -> Iterator[None]:
     filling = torch.utils.deterministic.fill_uninitialized_memory
     yield
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.utils.deterministic.fill_uninitialized_memory = filling
