@@ -6,18 +6,38 @@ people's code (LIMoE's losses), plus the two that would silently spoil a compari
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES, AUXILIARY = "tests/losses/test_routing_losses.py", "tests/losses/test_auxiliary.py"
 ROUTER, STATE, LOOP = "tests/model/test_router.py", "tests/model/test_router_state.py", "tests/train/test_loop.py"
 GRADIENTS = "tests/train/test_gradients.py"
+SAID = "said"
+NURSERY = """
+import json, os, sys
+import numpy, PIL.Image, pyarrow.dataset, pydantic, pytest, tokenizers, torch, yaml
+for line in sys.stdin:
+    folder, arguments = json.loads(line)
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    os.chdir(folder)
+    with open(sys.argv[1], "wb") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    sys.path.insert(0, folder)
+    code = pytest.main(arguments)
+    sys.stdout.flush()
+    os._exit(code)
+"""
 
 
 @dataclass(frozen=True)
@@ -240,7 +260,7 @@ def killed_by(mutant: Mutant | None) -> str:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("limoe", "tests"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, copy / name)
         for name in ("params.yaml", "pyproject.toml"):
             shutil.copy(ROOT / name, copy / name)
         tests = [LOSSES, AUXILIARY, ROUTER, STATE, LOOP] if mutant is None else [mutant.tests]
@@ -249,13 +269,31 @@ def killed_by(mutant: Mutant | None) -> str:
             if text.count(mutant.old) != 1:
                 raise RuntimeError(f"mutant {mutant.name!r}: its text stands {text.count(mutant.old)} times in {mutant.file}")
             (copy / mutant.file).write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
-        environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    failures = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    if done.returncode not in (0, 1) or (done.returncode == 1 and not failures):
-        raise RuntimeError(f"the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        code = forked(copy, ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
+        said = (copy / SAID).read_text(encoding="utf-8")
+    failures = [line for line in said.splitlines() if line.startswith("FAILED")]
+    if code not in (0, 1) or (code == 1 and not failures):
+        raise RuntimeError(f"the tests did not run:\n{said[-4000:]}")
     return failures[0] if failures else ""
+
+
+def forked(folder: Path, arguments: list[str]) -> int:
+    """Run pytest in `folder`, in a process of its own that has torch from the start; its exit code. It tells in the file SAID."""
+    parent = nursery()
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    print(json.dumps([str(folder), arguments]), file=parent.stdin, flush=True)
+    return int(parent.stdout.readline() or "-1")
+
+
+@cache
+def nursery() -> subprocess.Popen[str]:
+    """One process that imports what no mutant changes, which takes longer than the tests, and then parts for each of them."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-c", NURSERY, SAID]
+    return subprocess.Popen(
+        command, env=environment | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 if __name__ == "__main__":
