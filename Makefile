@@ -27,7 +27,7 @@ repro: $(STAMP) ## install, then run whatever of the pipeline is stale
 	dvc repro
 
 test: $(STAMP) ## install, then run the whole test suite
-	python -m pytest -n 2 --dist loadgroup
+	python -m pytest -n 2
 
 lint: $(STAMP) ## ruff: rules and format
 	ruff check .

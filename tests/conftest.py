@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 for foreign in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_API_KEY", "PYTHONPATH"):
     os.environ.pop(foreign, None)
@@ -22,6 +23,7 @@ os.environ |= {
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from unitkit import Units, place  # noqa: E402
 
 from limoe.config import Params  # noqa: E402
 from limoe.overlay import load_document, merge  # noqa: E402
@@ -30,6 +32,16 @@ from limoe.paramsfile import read_yaml  # noqa: E402
 settings.register_profile("here", deadline=None, derandomize=True, database=None)
 settings.load_profile("here")
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Units:
+    config.option.loadscopereorder = False  # the order is ours
+    return Units(config, log)
 
 
 @pytest.fixture(autouse=True)

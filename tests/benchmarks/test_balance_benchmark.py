@@ -62,7 +62,6 @@ def test_at_least_eight_settings_are_predicted_within_three_points(project: Path
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("balance")
 @pytest.mark.parametrize("setting", TRAINED, ids=lambda setting: setting.words)
 def test_trainings_drop_what_was_predicted(project: Path, emoji: Paths, setting: Setting) -> None:
     """Slow: the five trainings again, on this machine."""

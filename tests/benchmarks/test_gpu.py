@@ -29,7 +29,6 @@ from limoe.errors import UserError
 from limoe.model.flops import clip_flops, tower_flops
 
 CPU = torch.device("cpu")
-one_run = pytest.mark.xdist_group("gpu")  # of which several tests look at what it has written
 ABSENT = "prefect mlflow dvc optuna webdataset plotly ruamel fastapi emoji resvg_py"
 BARE = """
 import runpy, sys
@@ -57,14 +56,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@one_run
 def test_every_part_comes_to_its_end(twin: Path) -> None:
     lines = read(twin)
     assert [line["part"] for line in lines] == ["card", "layer", "large", "default", "loss", "train", "train", "train"]
     assert [line["error"] for line in lines if "error" in line] == []
 
 
-@one_run
 def test_steps_are_told_by_the_ceiling_of_the_same_device(twin: Path) -> None:
     for line in read(twin):
         if "speeds" not in line:
@@ -80,7 +77,6 @@ def test_steps_are_told_by_the_ceiling_of_the_same_device(twin: Path) -> None:
         assert sum(each["share"] for each in line["hottest"]) <= 1.0001
 
 
-@one_run
 def test_contestants_train_alike(twin: Path) -> None:
     trained = [line for line in read(twin) if line["part"] == "train"]
     assert [line["contestant"] for line in trained] == list(CONTESTANTS)
@@ -92,7 +88,6 @@ def test_contestants_train_alike(twin: Path) -> None:
         assert (line["text_placed"] is None) == (line["contestant"] != "limoe")
 
 
-@one_run
 def test_the_page_tells_all_of_it(twin: Path) -> None:
     page = to_markdown(twin)
     for part in ("# ", "## The sparse layer", "## A training step of B/16", "## The contrastive loss", "## Trainings"):

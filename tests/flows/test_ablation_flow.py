@@ -10,8 +10,6 @@ from flows.ablation import Request
 from limoe.errors import UserError
 from limoe.sweep import slots
 
-pytestmark = pytest.mark.xdist_group("server")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_data):

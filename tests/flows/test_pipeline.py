@@ -192,7 +192,6 @@ def let_leases_run_out(home: Path) -> int:
     return len(leases)
 
 
-@pytest.mark.xdist_group("server")
 def test_a_killed_training_gives_its_slot_back_even_if_the_server_died_with_it(tmp_path: Path, project: Path) -> None:
     with server(tmp_path, project) as (env, process):
         first = holder(env, project)

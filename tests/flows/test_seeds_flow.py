@@ -9,8 +9,6 @@ from limoe.errors import UserError
 from limoe.overlay import merge_overlay
 from limoe.sweep import slots
 
-pytestmark = pytest.mark.xdist_group("server")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_data):

@@ -11,7 +11,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import pytest
 from flowkit import alive, at_work, parent_of, run_sweep, start_sweep, sweep_project
 from sweepkit import wait_for
 
@@ -21,7 +20,6 @@ from limoe.sweep.trial import START, create, read_spec, run_trial
 NEVER = ("placed=0", "effective=0", "dead=1", "chance=100", "diverged=100", "logit_scale=100")  # no alarm, whatever the processor
 SLOW = ("train.steps=60", *(f"train.health.{name}" for name in NEVER))  # a second and a half, in which a trial can be met
 LONG = 150  # seconds, where the cores are shared with other tests
-pytestmark = pytest.mark.xdist_group("server")
 
 
 def launches(sweep: Path) -> list[int]:

@@ -10,10 +10,9 @@ from pipelinekit import Workspace, copy_of, new_workspace
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker runs all of these, so that the pipeline runs once."""
+    """What takes minutes can be left out by a person: `-m "not pipeline"`."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("pipeline"))
             item.add_marker(pytest.mark.pipeline)
 
 
