@@ -16,7 +16,7 @@ import torch
 from limoe.world import open_world
 
 processes = multiprocessing.get_context("forkserver")  # forked from a process that has imported, and computed nothing
-processes.set_forkserver_preload(["limoe.train.loop"])
+processes.set_forkserver_preload(["limoe.train.loop", "torch.distributed.fsdp"])
 
 
 def together(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

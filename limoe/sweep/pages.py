@@ -18,7 +18,6 @@ from limoe.sweep import table as tables
 from limoe.sweep.ablation_result import AblationResult, analyse_ablation, collect_ablation
 from limoe.sweep.findings import Sensitivity
 from limoe.sweep.rows import SEARCH, to_rows
-from limoe.sweep.sensitivity import analyse
 from limoe.sweep.success import label
 from limoe.sweep.variants import Study
 
@@ -41,6 +40,8 @@ def report_sweep(folder: Path) -> tuple[Sensitivity, Document]:
 
     A folder without trials of its own but with a table of them is read from that.
     """
+    from limoe.sweep.sensitivity import analyse  # scikit-learn's forests: seconds that a flow need not begin with
+
     collected = (folder / "trials").is_dir()
     table = tables.collect(folder) if collected else tables.read(folder / TRIALS)
     if collected:

@@ -14,13 +14,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from cmaes import CMA
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import qmc
 
 from limoe.errors import UserError, did_you_mean
 from limoe.sweep.dimension import Dimension
@@ -113,6 +111,8 @@ class Sobol(Repeatable):
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """The sequence's point with the trial's number."""
         del study, search_space
+        from scipy.stats import qmc  # a second to import
+
         engine = qmc.Sobol(len(self._dimensions), scramble=True, seed=self._seed)
         if trial.number:
             engine.fast_forward(trial.number)
@@ -140,6 +140,8 @@ class CmaEs(Repeatable):
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """A draw from the distribution that the finished generations have led to."""
         del search_space
+        from cmaes import CMA  # likewise: it brings scipy.stats
+
         width = len(self._dimensions)
         bounds = np.tile([0.0, 1.0], (width, 1))
         search = CMA(np.full(width, 0.5), FIRST_SIGMA, bounds, seed=seed_of(self._seed, trial.number, ""))

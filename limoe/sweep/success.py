@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from limoe.sweep.axes import Axis
 from limoe.sweep.findings import Bin, Choice, Counts, Curve, Failure, Pair, Reference, Sample, Share
@@ -105,6 +104,8 @@ def share(hits: float, n: float) -> Share:
     """
     if n <= 0:
         return Share(0.0, 0.0, None, 0.0, 1.0)
+    from scipy import stats  # a second to import
+
     hits = min(max(hits, 0.0), n)
     lower, upper = (float(stats.beta.ppf(q, hits + 0.5, n - hits + 0.5)) for q in (0.025, 0.975))
     return Share(hits, n, hits / n, 0.0 if hits == 0 else lower, 1.0 if hits == n else upper)
