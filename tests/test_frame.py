@@ -63,7 +63,7 @@ FLOORS = (  # a module may import its own floor and those before it
     ("flows",),
 )
 LIGHT = ("limoe.dist", "limoe.world", "limoe.mesh", "limoe.model", "limoe.losses", "limoe.train", "limoe.evals")
-LIGHT_MAY = {"torch", "torchvision", "numpy", "pyarrow", "PIL", "pydantic", "tokenizers", "safetensors", "limoe"}
+LIGHT_MAY = {"torch", "torchvision", "numpy", "pyarrow", "PIL", "pydantic", "tokenizers", "safetensors", "torchmetrics", "limoe"}
 ABSENT = "prefect mlflow dvc open_clip optuna webdataset plotly ruamel fastapi emoji resvg_py"
 PICKLERS = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 REFUSE = """
