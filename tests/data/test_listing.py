@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ def lay(root: Path, count: int) -> None:
     rows = [f"{name},a photo of number {number} on a green field" for number, name in enumerate(names)]
     (root / "t.csv").write_text("\n".join(["image,caption", *rows]))
     (root / "captions.txt").write_text("\n".join(["image,caption", *rows]))
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    annotations = [{"image_id": number, "caption": f"a photo of number {number} on a green field"} for number in range(count)]
+    (root / "captions_all.json").write_text(json.dumps({"annotations": annotations, "images": images}))
 
 
 def peak(root: Path, params: SetParams) -> int:
@@ -45,6 +49,7 @@ def peak(root: Path, params: SetParams) -> int:
     [
         {"path": "t.csv", "images": "photos", "kind": "table"},
         {"path": "captions.txt", "images": "photos", "kind": "flickr"},
+        {"path": "captions_all.json", "images": "photos", "kind": "coco"},
         {"path": "photos", "kind": "imagefolder"},
         {"path": "photos", "kind": "sidecar"},
     ],

@@ -208,8 +208,8 @@ def test_names_in_captions_files_lead_nowhere_else(tmp_path: Path) -> None:
     rows = [(1, "../secret.jpg", ["x"]), (2, "link.jpg", ["x"]), (3, "../deep/0.jpg", ["good"]), (4, "0.jpg", ["\ud83d"])]
     write(tmp_path / "set" / "captions_x.json", coco(*rows))
     found, rejected = read(tmp_path)
-    assert captions(found) == {"0.jpg": ("good",)}
-    assert sorted(rejected) == [("../secret.jpg", "missing-file"), ("0.jpg", "bad-row"), ("link.jpg", "path-escape")]
+    assert captions(found) == {"0.jpg": ("good", "?")}  # half a character is none
+    assert sorted(rejected) == [("../secret.jpg", "missing-file"), ("link.jpg", "path-escape")]
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,11 @@ def test_names_in_captions_files_lead_nowhere_else(tmp_path: Path) -> None:
         ('{"images": [{"id": 1}], "annotations": []}', "neither COCO's captions nor Karpathy's"),
         ("[" * 100_000, "not valid JSON"),
         ("{", "not valid JSON"),
+        ('{"images": [{"id": 1, "file_name": "0.jpg"}], "annotations": [{"image_id": 2, "caption": "x"}]}', "no image has"),
+        ('{"images": [1]}', "neither COCO's captions nor Karpathy's"),
+        ('{"images": 3}', "neither COCO's captions nor Karpathy's: KeyError 'images'"),
+        ('{"images": [{"id": 1, "file_name": "0.jpg"}], "annotations": [{"image_id": 1, "caption": "x"}', "not valid JSON"),
+        ('{"images": [{"id": ' + "9" * 5000 + ', "file_name": "0.jpg"}]}', "not valid JSON"),
         ('{"images": [], "annotations": []}', "no pictures below it; say with the set's key images where they are"),
     ],
 )

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import csv
+import json
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ijson
+
 from limoe.data.formats.folders import SUFFIXES, pictures_below
 from limoe.data.scratch import scratch, to_blob, to_path
 from limoe.errors import UserError
-from limoe.files import read_json
 
 LINE = 1 << 20
+PIECE = 1 << 12  # bytes whose values are in memory at a time
+DEEPEST = 100  # brackets in each other: no caption has ten
+ANNOTATIONS = "CREATE TABLE captions (id, caption)"
 FLICKR = (
     "dataset_flickr8k.json",
     "dataset_flickr30k.json",
@@ -36,21 +42,58 @@ class Captioned:
     split: str | None = None
 
 
-def from_json(file: Path) -> list[Captioned]:
-    """Of COCO's form (`images`, `annotations`) or Karpathy's (`images` with `sentences`); UserError if it is neither."""
+def from_json(file: Path) -> Iterator[Captioned]:
+    """Of COCO's form (`images`, `annotations`) or Karpathy's (`images` with `sentences`), read piece by piece: what is in memory
+    does not grow with the file. Half a surrogate pair comes as a question mark. UserError if it is neither, or no JSON."""
     try:
-        told = read_json(file)
-        if "annotations" in told:
-            texts: dict[Any, list[Any]] = {row["id"]: [] for row in told["images"]}
-            for row in told["annotations"]:
-                texts[row["image_id"]].append(row["caption"])
-            return [Captioned(_name(row["file_name"]), tuple(texts[row["id"]])) for row in told["images"]]
-        return [
-            Captioned(_name(row["filename"]), tuple(sentence["raw"] for sentence in row["sentences"]), row.get("split"))
-            for row in told["images"]
-        ]
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        with closing(scratch(ANNOTATIONS)) as told:
+            rows = ((json.dumps(row["image_id"]), json.dumps(row["caption"])) for row in _items(file, "annotations"))
+            told.executemany("INSERT INTO captions VALUES (?, ?)", rows)
+            told.execute("CREATE INDEX ids ON captions (id)")
+            used, images = 0, 0
+            for row in _items(file, "images"):
+                images += 1
+                if "sentences" in row:
+                    texts = tuple(sentence["raw"] for sentence in row["sentences"])
+                    yield Captioned(_name(row["filename"]), texts, row.get("split"))
+                else:
+                    found = told.execute("SELECT caption FROM captions WHERE id = ? ORDER BY rowid", (json.dumps(row["id"]),))
+                    texts = tuple(json.loads(caption) for (caption,) in found)
+                    used += len(texts)
+                    yield Captioned(_name(row["file_name"]), texts)
+            if not images:
+                raise KeyError("images")
+            if used < told.execute("SELECT count(*) FROM captions").fetchone()[0]:
+                raise KeyError("an image_id that no image has")
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: neither COCO's captions nor Karpathy's: {type(error).__name__} {error}") from None
+
+
+def _items(file: Path, name: str) -> Iterator[Any]:
+    """What the list of that name holds, in the object that the file is; nothing if there is no such list.
+
+    Not by ijson's own `items`: it spells out where each bracket lies, and a hundred thousand of them would fill the memory.
+    """
+    depth, key, listed, building = 0, None, False, None
+    try:
+        with file.open("rb") as handle:
+            for event, value in ijson.basic_parse(handle, buf_size=PIECE, use_float=True):
+                opens = event in ("start_map", "start_array")
+                depth -= event in ("end_map", "end_array")
+                if depth == 1:
+                    key = value if event == "map_key" else key
+                    listed = event == "start_array" and key == name
+                elif listed:
+                    building = building or ijson.ObjectBuilder()
+                    building.event(event, value)
+                    if depth == 2 and not opens:
+                        yield building.value
+                        building = None
+                depth += opens
+                if depth > DEEPEST:
+                    raise ValueError(f"more than {DEEPEST} brackets in each other")
+    except (ijson.JSONError, ValueError) as error:  # a number of thousands of digits is a ValueError alone
+        raise UserError(f"{file}: not valid JSON ({error})") from None
 
 
 def from_lines(file: Path) -> Iterator[tuple[int, str, str]]:
