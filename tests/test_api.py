@@ -205,3 +205,18 @@ def test_texts_may_come_in_any_order_that_can_be_gone_through(folders: dict[str,
     wanted = tokenizer(["a cat", "a dog"])
     assert torch.equal(tokenizer(("a cat", "a dog")), wanted)
     assert torch.equal(tokenizer(text for text in ("a cat", "a dog")), wanted)
+
+
+@pytest.mark.parametrize("image", ["cat.png", None, [1, 2]])
+def test_what_is_no_picture_is_refused_in_one_sentence(folders: dict[str, Path], image: Any) -> None:
+    preprocess = limoe.load(folders["dense"]).preprocess
+    with pytest.raises(UserError, match="is no picture: a PIL image or the bytes of a file are wanted"):
+        preprocess(image)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["limoe", "dense"])
+@pytest.mark.parametrize("ids", [[[0, 0]], [[5, 1], [0, 0]]])
+def test_a_row_of_padding_is_no_caption(folders: dict[str, Path], kind: str, ids: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="a row of padding alone is no caption"):
+        limoe.load(folders[kind]).model.encode_text(torch.tensor(ids))

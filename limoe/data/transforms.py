@@ -81,7 +81,9 @@ class Preprocess:
         self.image_size = image_size
 
     def __call__(self, image: Image.Image | bytes) -> Tensor:
-        """Middle square of `image`, normalised; UserError if bytes cannot be decoded."""
+        """Middle square of `image`, normalised; UserError if bytes cannot be decoded, or it is neither."""
+        if not isinstance(image, Image.Image | bytes):
+            raise UserError(f"{image!r} is no picture: a PIL image or the bytes of a file are wanted")
         try:
             picture = open_encoded(image) if isinstance(image, bytes) else image
             square = fit_square(to_rgb(picture), self.image_size)

@@ -151,6 +151,8 @@ class Limoe(nn.Module):
         if not len(ids_BL):
             return ids_BL.new_empty((0, self.tower.embed_dim), dtype=torch.float32)
         ids_N, lengths_B = flat_ids(ids_BL)
+        if not lengths_B.all():
+            raise ValueError("ids: a row of padding alone is no caption, which ends with end of text")
         layout = Layout.of(0, self.tower.image_tokens, lengths_B, ids_BL.device)
         x_TD, _ = self.encoder(self.embed_text(ids_N, layout), layout, None)
         return self.pool_text(x_TD, layout, normalize)

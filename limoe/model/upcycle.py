@@ -100,7 +100,10 @@ def upcycle_directory(source: Path, out: Path, model_params: ModelParams, seed: 
         config = upcycled_config(dense, moe)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+    tokenizer, preprocess = source / "tokenizer.json", read_json(source / "preprocess.json")
+    if not tokenizer.is_file():
+        raise UserError(f"{tokenizer}: no such file")
     torch.manual_seed(seed)
     model = build_model(config)
     model.load_state_dict(upcycle(load_model(source).state_dict(), model.state_dict(), moe))
-    save_model(out, config, model.state_dict(), source / "tokenizer.json", read_json(source / "preprocess.json"))
+    save_model(out, config, model.state_dict(), tokenizer, preprocess)

@@ -177,3 +177,14 @@ def test_nothing_is_overwritten(folder, tmp_path):
         upcycle_directory(tmp_path / "sparse", tmp_path / "more", settings(moe()), seed=0)
     with pytest.raises(UserError, match="no such file"):
         upcycle_directory(tmp_path / "nowhere", tmp_path / "more", settings(moe()), seed=0)
+
+
+def test_a_missing_tokenizer_is_told_before_anything_is_made(folder, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in folder.iterdir():
+        if file.name != "tokenizer.json":
+            (bare / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
+        upcycle_directory(bare, tmp_path / "sparse", settings(moe()), seed=0)
+    assert not (tmp_path / "sparse").exists()
