@@ -190,10 +190,9 @@ def compiled_dense(given: Input, mlp: Mlp) -> Subject:
 
 
 def memory_floor(given: Input) -> Subject:
-    """What no sparse layer can avoid: reading all experts' weights twice, and writing their gradients once into fresh memory.
+    """What no sparse layer can avoid: reading all experts' weights twice, and writing their gradients once, over the last step's.
 
-    The weights are float32. In bf16 each expert's are cast as they are read, which stays in the cache; gradients are float32,
-    and given back after the clock has stopped, like those of a layer.
+    The weights are float32. In bf16 each expert's are cast as they are read, which stays in the cache; gradients are float32.
     """
     shape = given.shape
     sizes = (shape.experts, shape.width, shape.hidden), (shape.experts, shape.hidden, shape.width)
@@ -202,14 +201,13 @@ def memory_floor(given: Input) -> Subject:
     def read(matrix: Tensor) -> Tensor:
         return matrix.sum() if given.precision == torch.float32 else matrix.to(given.precision)
 
-    written: list[Tensor] = []
+    gradients = [torch.zeros_like(weight) for weight in weights]
 
     def touch() -> list[Tensor]:
         for _ in range(2):
             for weight in weights:
                 for matrix in weight:
                     read(matrix)
-        written.extend(torch.empty_like(weight).fill_(0) for weight in weights)  # zeros would be pages that nobody has touched
-        return written
+        return [gradient.fill_(0) for gradient in gradients]
 
-    return Subject("memory floor", touch, written.clear)
+    return Subject("memory floor", touch)

@@ -5,8 +5,9 @@ Axes: T rows of the stream, S slots sorted by expert, K choices a token, E exper
 Moving numbers is what costs here, not multiplying them. Where the experts' weights do not fit into the cache (E = 32 at width 768
 has 600 MB of them), autograd would cast all of them before the first product, keep each expert's gradient by itself, and stack
 and cast them at the end. And where the stream does not fit, every tensor of its size is fresh memory, which costs ten times what
-writing to it does (LOG.md). So a weight is cast when its expert's turn comes, a gradient is written where it stays, and an
-expert's rows are taken from the stream and added to the output in its turn: no sorted copy of the stream ever exists.
+writing to it does (LOG.md). So a weight is cast when its expert's turn comes, a gradient is written where it stays, in memory of
+the last step's if that has been let go of, and an expert's rows are taken from the stream and added to the output in its turn: no
+sorted copy of the stream ever exists.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from limoe.model.recycled import RECYCLED
 
 
 class Slots(NamedTuple):
@@ -65,7 +68,7 @@ class _StreamedExperts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, gate_TK, w1_EDF, b1_EF, w2_EFD, b2_ED, *kept = ctx.saved_tensors
-        gw1_EDF, gb1_EF, gw2_EFD, gb2_ED = (torch.empty_like(weight) for weight in (w1_EDF, b1_EF, w2_EFD, b2_ED))
+        gw1_EDF, gb1_EF, gw2_EFD, gb2_ED = (RECYCLED.empty_like(weight) for weight in (w1_EDF, b1_EF, w2_EFD, b2_ED))
         gate_N, dtype = gate_TK.flatten(), x_TD.dtype
         ggate_N = torch.zeros_like(gate_N)
         gx_TD = torch.zeros(x_TD.shape, dtype=dtype if gate_TK.shape[1] == 1 else gate_TK.dtype, device=x_TD.device)

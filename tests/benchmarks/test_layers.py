@@ -169,8 +169,7 @@ def test_the_memory_floor_writes_float32_gradients_of_all_weights(precision: tor
     written = floor.run()
     sizes = [(SHAPE.experts, SHAPE.width, SHAPE.hidden), (SHAPE.experts, SHAPE.hidden, SHAPE.width)]
     assert [(tuple(x.shape), x.dtype) for x in written] == [(size, torch.float32) for size in sizes]
-    floor.reset()
-    assert written == []  # so that nothing was freed under the clock, and nothing stays
+    assert [x.data_ptr() for x in floor.run()] == [x.data_ptr() for x in written]  # as a layer's lie where the last step's were
 
 
 @pytest.mark.parametrize("text", ["384x1536x8", "axbxcxd", ""])
