@@ -36,7 +36,7 @@ def flickr(root: Path, given: Path | None, split: str | None) -> Layout:
 
 def _of_json(file: Path, split: str | None) -> Captions:
     """File name -> captions, of one split where there are several."""
-    told = from_json(file)
+    told = list(from_json(file))
     splits = sorted({one.split or "" for one in told})
     if split is None and len(splits) > 1:
         raise UserError(f"{file}: holds the splits {', '.join(splits)}; say which with the set's key split (--split)")
