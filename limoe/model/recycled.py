@@ -1,4 +1,4 @@
-"""Memory for large tensors that come anew with every step, such as the gradients of all experts.
+"""Memory for large tensors that come anew with every step, such as the gradients of all experts and their hidden layer.
 
 On a CPU such a tensor gets pages of its own from the kernel, which zeroes them as they are first written to, and gives them back
 when it is let go of: with 300 MB that takes ten times as long as writing to pages that are there (LOG.md). On a GPU torch keeps
@@ -7,38 +7,49 @@ them itself.
 
 from __future__ import annotations
 
+import math
 import mmap
 import weakref
-from collections import defaultdict, deque
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-LEAST = 32 << 20  # bytes: what is smaller malloc keeps, too (its M_MMAP_THRESHOLD goes up to this)
+LEAST = 1 << 20  # bytes of a tensor that gets such memory: what is smaller malloc keeps, too
+SLACK = 1 / 8  # of its bytes are to spare, so that a tensor which is a little larger finds room there
 
 
 class Recycled:
-    """Tensors whose memory is another one's, of as many bytes, once nothing refers to it any more; it stays the process's."""
+    """Tensors whose memory is another one's once nothing refers to it any more; it stays the process's."""
 
     def __init__(self, least: int = LEAST) -> None:
         """least: bytes of a tensor that gets such memory."""
         self._least = least
-        self._free: defaultdict[int, deque[mmap.mmap]] = defaultdict(deque)
+        self._free: list[mmap.mmap] = []
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """As torch.empty, and from torch itself on another device or if it is small."""
+        size = math.prod(shape) * dtype.itemsize
+        if device.type != "cpu" or size < self._least:
+            return torch.empty(tuple(shape), dtype=dtype, device=device)
+        memory = self._take(size)
+        numbers = np.frombuffer(memory, np.uint8)  # referred to by every tensor that sees the memory
+        weakref.finalize(numbers, self._free.append, memory).atexit = False
+        return torch.from_numpy(numbers)[:size].view(dtype).view(tuple(shape))
+
+    def _take(self, size: int) -> mmap.mmap:
+        """The smallest that is free and large enough, if it is not far too large; else a new one."""
+        fitting = [memory for memory in self._free if size <= len(memory) <= size * (1 + 2 * SLACK)]
+        if not fitting:
+            return mmap.mmap(-1, size + int(size * SLACK))
+        smallest = min(fitting, key=len)
+        self._free.remove(smallest)
+        return smallest
 
     def empty_like(self, tensor: Tensor) -> Tensor:
-        """As torch.empty_like, contiguous; from torch itself if `tensor` is on another device or small."""
-        size = tensor.nbytes
-        if tensor.device.type != "cpu" or size < self._least:
-            return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        free = self._free[size]
-        try:
-            memory = free.popleft()
-        except IndexError:
-            memory = mmap.mmap(-1, size)
-        numbers = np.frombuffer(memory, np.uint8)  # referred to by every tensor that sees the memory
-        weakref.finalize(numbers, free.append, memory).atexit = False
-        return torch.from_numpy(numbers).view(tensor.dtype).view(tensor.shape)
+        """Of its shape, dtype and device; contiguous."""
+        return self.empty(tensor.shape, tensor.dtype, tensor.device)
 
 
 RECYCLED = Recycled()

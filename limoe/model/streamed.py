@@ -12,10 +12,10 @@ sorted copy of the stream ever exists.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -54,9 +54,11 @@ class _StreamedExperts(torch.autograd.Function):
     ) -> Tensor:
         gate_N, dtype, kept = gate_TK.flatten(), x_TD.dtype, []
         out_TD = torch.zeros(x_TD.shape, dtype=gate_TK.dtype, device=x_TD.device)
-        for e, (row_s, choice_s, placed_s) in enumerate(slots.of_experts(gate_TK.shape[1], len(x_TD))):
-            before = torch.addmm(b1_EF[e].to(dtype), x_TD.index_select(0, row_s), w1_EDF[e].to(dtype))
-            after = F.gelu(before)
+        before_SF, after_SF = (_hidden(slots, w1_EDF, dtype, keep) for _ in range(2))
+        each = zip(slots.of_experts(gate_TK.shape[1], len(x_TD)), before_SF, after_SF, strict=True)
+        for e, ((row_s, choice_s, placed_s), before, after) in enumerate(each):
+            torch.addmm(b1_EF[e].to(dtype), x_TD.index_select(0, row_s), w1_EDF[e].to(dtype), out=before)
+            torch.ops.aten.gelu.out(before, out=after)
             y = torch.addmm(b2_ED[e].to(dtype), after, w2_EFD[e].to(dtype))
             out_TD.index_add_(0, placed_s, y[: len(placed_s)] * gate_N[choice_s, None])
             kept += [before, after, y] if keep else []
@@ -86,6 +88,15 @@ class _StreamedExperts(torch.autograd.Function):
             gb2_ED[e] = gy.sum(0)
             gb1_EF[e] = gbefore.sum(0)
         return None, None, gx_TD.to(dtype), ggate_N.view_as(gate_TK), gw1_EDF, gb1_EF, gw2_EFD, gb2_ED
+
+
+def _hidden(slots: Slots, w1_EDF: Tensor, dtype: torch.dtype, keep: bool) -> Sequence[Tensor]:
+    """Room for each expert's hidden rows: of all experts if they are kept, else the same for all."""
+    width = w1_EDF.shape[2]
+    if keep:
+        return torch.split(RECYCLED.empty((sum(slots.counts), width), dtype, w1_EDF.device), slots.counts)
+    room_SF = torch.empty((max(slots.counts), width), dtype=dtype, device=w1_EDF.device)
+    return [room_SF[:count] for count in slots.counts]
 
 
 def _write(out: Tensor, a: Tensor, b: Tensor) -> None:

@@ -112,18 +112,18 @@ def test_an_expert_without_tokens_gets_a_gradient_of_zero(kernel):
 
 @pytest.mark.parametrize("learns", [True, False])
 def test_streamed_keeps_hidden_layers_for_a_backward_pass_alone(monkeypatch, learns):
-    alive, gelu = [], streamed.F.gelu
+    alive, hidden = [], streamed._hidden
 
-    def noted(before_SF):
-        after_SF = gelu(before_SF)
-        alive.append(weakref.ref(after_SF))
-        return after_SF
+    def noted(*arguments):
+        rows = hidden(*arguments)
+        alive.extend(map(weakref.ref, rows))
+        return rows
 
-    monkeypatch.setattr(streamed.F, "gelu", noted)
+    monkeypatch.setattr(streamed, "_hidden", noted)
     with torch.set_grad_enabled(learns):
         out = make_experts(4, "streamed", 0)(torch.randn(12, 8, dtype=torch.float64), decisions(12, 4, 2, 0.0, 1))
-    assert len(alive) == 4
-    assert sum(hidden() is not None for hidden in alive) == (4 if learns else 0)
+    assert len(alive) == 2 * 4  # of each expert, before and after its activation
+    assert sum(one() is not None for one in alive) == (8 if learns else 0)
     assert out.requires_grad == learns
 
 
