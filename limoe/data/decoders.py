@@ -33,7 +33,7 @@ from limoe.data.decoding import Encoded, Making, Pictures, maker_killed
 from limoe.data.interpreters import interpreters
 
 POSSIBLE = hasattr(os, "memfd_create")
-PIECES = 1024  # that Linux writes in one call
+PIECES = 64  # written in one call: Linux takes 1024, and 2 GB
 
 
 class Place(NamedTuple):
@@ -91,9 +91,11 @@ class Decoders:
             for pool, portions in zip(self._pools, shares, strict=True):
                 own = [portion.row for portion in portions]
                 parts.append(pool.submit(_make, Share(batch, portions, draws_ON[own].numpy())))
-        except BrokenExecutor:
+        except BaseException as error:
             wait(parts)  # or they would write into memory that is another batch's by then
-            raise maker_killed() from None
+            if isinstance(error, BrokenExecutor):
+                raise maker_killed() from None
+            raise
         return Making(images_OCHW, parts)
 
     def close(self) -> None:

@@ -58,9 +58,10 @@ class Making:
         return self._images_OCHW
 
     def drop(self) -> None:
-        """Let go of them: when this is over, nobody writes any more."""
-        for part in self._parts:
-            part.cancel()
+        """Let go of them: when this is over, nobody writes any more.
+
+        None is cancelled: Python 3.11's pool never ends those that are, if its process dies meanwhile.
+        """
         wait(self._parts)
 
 

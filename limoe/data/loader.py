@@ -131,10 +131,10 @@ class PairLoader:
             self._own
         ]  # drawn for the whole batch, whoever makes which part
         own = picks[self._own]
-        making = self._makers.begin([Encoded.of(pick) for pick in own], draws_BN)
         ids_BL = self._tokenizer.encode([pick.row.captions[pick.caption] for pick in own], self._text_length)
         ids_N = torch.tensor(list(chain.from_iterable(ids_BL)), dtype=torch.int64)
         lengths_B = torch.tensor([len(ids) for ids in ids_BL], dtype=torch.int64)
+        making = self._makers.begin([Encoded.of(pick) for pick in own], draws_BN)  # last: what fails before leaves nobody writing
         return _Begun(making, self._augmentation.factors(draws_BN), ids_N, lengths_B, tuple(pick.row.key for pick in own))
 
 

@@ -73,6 +73,9 @@ class Prefetched:
             self._coming = None
 
     def _make(self) -> Ready:
+        if self._stream is None:  # and CUDA is left alone
+            return Ready(next(self._loader).to(self._device).finished(), self._loader.state_dict(), None)
+        torch.cuda.set_device(self._stream.device)  # of this thread; else leaving the stream would begin to use the first GPU
         with torch.cuda.stream(self._stream):
             batch = next(self._loader).to(self._device).finished()
-            return Ready(batch, self._loader.state_dict(), None if self._stream is None else self._stream.record_event())
+            return Ready(batch, self._loader.state_dict(), self._stream.record_event())

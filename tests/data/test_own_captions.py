@@ -221,6 +221,12 @@ def test_names_in_captions_files_lead_nowhere_else(tmp_path: Path) -> None:
         ("[" * 100_000, "not valid JSON"),
         ("{", "not valid JSON"),
         ('{"images": [{"id": 1, "file_name": "0.jpg"}], "annotations": [{"image_id": 2, "caption": "x"}]}', "no image has"),
+        ('{"images": [{"id": 1, "file_name": "0.jpg"}]}', "neither COCO's captions nor Karpathy's: KeyError 'annotations'"),
+        (
+            '{"images": [{"id": 1, "file_name": "0.jpg"}, {"id": 1, "file_name": "0.jpg"}],'
+            ' "annotations": [{"image_id": 1, "caption": "x"}, {"image_id": 2, "caption": "y"}]}',
+            "no image has",
+        ),
         ('{"images": [1]}', "neither COCO's captions nor Karpathy's"),
         ('{"images": 3}', "neither COCO's captions nor Karpathy's: KeyError 'images'"),
         ('{"images": [{"id": 1, "file_name": "0.jpg"}], "annotations": [{"image_id": 1, "caption": "x"}', "not valid JSON"),

@@ -22,7 +22,7 @@ from limoe.errors import UserError
 LINE = 1 << 20
 PIECE = 1 << 12  # bytes whose values are in memory at a time
 DEEPEST = 100  # brackets in each other: no caption has ten
-ANNOTATIONS = "CREATE TABLE captions (id, caption)"
+ANNOTATIONS = "CREATE TABLE captions (id, caption); CREATE TABLE images (id)"
 FLICKR = (
     "dataset_flickr8k.json",
     "dataset_flickr30k.json",
@@ -50,20 +50,22 @@ def from_json(file: Path) -> Iterator[Captioned]:
             rows = ((json.dumps(row["image_id"]), json.dumps(row["caption"])) for row in _items(file, "annotations"))
             told.executemany("INSERT INTO captions VALUES (?, ?)", rows)
             told.execute("CREATE INDEX ids ON captions (id)")
-            used, images = 0, 0
+            images = 0
             for row in _items(file, "images"):
                 images += 1
                 if "sentences" in row:
                     texts = tuple(sentence["raw"] for sentence in row["sentences"])
                     yield Captioned(_name(row["filename"]), texts, row.get("split"))
                 else:
-                    found = told.execute("SELECT caption FROM captions WHERE id = ? ORDER BY rowid", (json.dumps(row["id"]),))
-                    texts = tuple(json.loads(caption) for (caption,) in found)
-                    used += len(texts)
-                    yield Captioned(_name(row["file_name"]), texts)
+                    key = (json.dumps(row["id"]),)
+                    told.execute("INSERT INTO images VALUES (?)", key)
+                    found = told.execute("SELECT caption FROM captions WHERE id = ? ORDER BY rowid", key)
+                    yield Captioned(_name(row["file_name"]), tuple(json.loads(caption) for (caption,) in found))
             if not images:
                 raise KeyError("images")
-            if used < told.execute("SELECT count(*) FROM captions").fetchone()[0]:
+            if told.execute("SELECT EXISTS (SELECT * FROM images) AND NOT EXISTS (SELECT * FROM captions)").fetchone()[0]:
+                raise KeyError("annotations")
+            if told.execute("SELECT EXISTS (SELECT * FROM captions WHERE id NOT IN (SELECT id FROM images))").fetchone()[0]:
                 raise KeyError("an image_id that no image has")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: neither COCO's captions nor Karpathy's: {type(error).__name__} {error}") from None
@@ -92,6 +94,8 @@ def _items(file: Path, name: str) -> Iterator[Any]:
                 depth += opens
                 if depth > DEEPEST:
                     raise ValueError(f"more than {DEEPEST} brackets in each other")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
     except (ijson.JSONError, ValueError) as error:  # a number of thousands of digits is a ValueError alone
         raise UserError(f"{file}: not valid JSON ({error})") from None
 
