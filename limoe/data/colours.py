@@ -59,9 +59,8 @@ def jitter(images_BCHW: Tensor, factors_B3: Tensor) -> Tensor:
     """
     brightness, contrast, saturation = factors_B3[:, :, None, None, None].unbind(1)
     images_BCHW.mul_(brightness).clamp_(0, 1)
-    mean_B111 = (
-        grey(images_BCHW).mean(3, keepdim=True).mean(2, keepdim=True)
-    )  # at once, torch would share one picture among threads
+    # Row by row: at once, torch would share a batch of one picture among threads, and its last bits would depend on their number.
+    mean_B111 = grey(images_BCHW).mean(3, keepdim=True).mean(2, keepdim=True)
     images_BCHW.sub_(mean_B111).mul_(contrast).add_(mean_B111).clamp_(0, 1)
     grey_B1HW = grey(images_BCHW)
     return images_BCHW.sub_(grey_B1HW).mul_(saturation).add_(grey_B1HW).clamp_(0, 1)

@@ -16,10 +16,10 @@ import gc
 import math
 import mmap
 import os
-import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Future, wait
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from torch import Tensor
 from limoe.data.augment import Augmentation
 from limoe.data.decoding import Encoded, Making, Pictures, maker_killed
 from limoe.data.interpreters import interpreters
+from limoe.model.recycled import lent
 
 POSSIBLE = hasattr(os, "memfd_create")
 PIECES = 64  # written in one call: Linux takes 1024, and 2 GB
@@ -123,9 +124,7 @@ class SharedBatches:
             self._files.append(place.file)
             os.ftruncate(place.file, place.size)
             memory = mmap.mmap(place.file, place.size)
-        numbers = np.frombuffer(memory, np.uint8)  # referred to by every tensor that sees the memory
-        weakref.finalize(numbers, self._free.append, (place, memory)).atexit = False
-        return place, torch.from_numpy(numbers.reshape(self._shape))
+        return place, lent(memory, partial(self._free.append, (place, memory))).view(self._shape)
 
     def write(self, place: Place, pieces: Sequence[bytes]) -> list[int]:
         """Put these bytes behind a batch, over what was there; the offsets at which they lie in its file."""

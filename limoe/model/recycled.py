@@ -11,7 +11,8 @@ import math
 import mmap
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from threading import RLock
 
 import numpy as np
@@ -23,10 +24,17 @@ PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix"
 SLACK = 1 / 8  # of its bytes are to spare, so that a tensor which is a little larger finds room there
 
 
+def lent(memory: mmap.mmap, give_back: Callable[[], None]) -> Tensor:
+    """uint8, what is in `memory`; `give_back` is called once no tensor sees it any more."""
+    numbers = np.frombuffer(memory, np.uint8)  # referred to by every tensor that sees the memory
+    weakref.finalize(numbers, give_back).atexit = False
+    return torch.from_numpy(numbers)
+
+
 class Recycled:
     """Tensors whose memory is another one's once nothing refers to it any more; it stays the process's.
 
-    At most twice as much lies idle as was ever in use at once.
+    What lies idle is at most three times what was ever in use at once.
     """
 
     def __init__(self, least: int = LEAST) -> None:
@@ -45,9 +53,7 @@ class Recycled:
             memory = self._take(size)
         except OSError:
             return torch.empty(tuple(shape), dtype=dtype, device=device)
-        numbers = np.frombuffer(memory, np.uint8)  # referred to by every tensor that sees the memory
-        weakref.finalize(numbers, self._give_back, memory).atexit = False
-        return torch.from_numpy(numbers)[:size].view(dtype).view(tuple(shape))
+        return lent(memory, partial(self._give_back, memory))[:size].view(dtype).view(tuple(shape))
 
     def _take(self, size: int) -> mmap.mmap:
         """The smallest that is free and large enough, if it is not far too large; else a new one. OSError if memory ends."""
