@@ -12,7 +12,6 @@ quickest means we know, in as many processes. Beside it the same by Pillow alone
 
 from __future__ import annotations
 
-import gc
 import io
 import sys
 import tempfile
@@ -41,6 +40,7 @@ from limoe.data.augment import crop, crop_boxes
 from limoe.data.loader import PairLoader
 from limoe.data.prefetch import Prefetched
 from limoe.data.prepared import Prepared
+from limoe.data.threads import unhindered
 from limoe.data.transforms import decode_square, resized
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k"
@@ -75,14 +75,10 @@ def open_ours(root: Path, params: Params) -> PairLoader:
 
 
 def turn_of_ours(root: Path, setting: Setting, finished: bool = False) -> float:
-    """Seconds a batch of the prepared set, of 8 bits or finished. What is there beforehand is no garbage, as in a training."""
+    """Seconds a batch of the prepared set, of 8 bits or finished, in a process that is set up as for a training."""
     loader = open_ours(root, params_of(setting.batch, setting.workers))
-    gc.freeze()
-    try:
-        with closing(Prefetched(loader, torch.device("cpu")) if finished else loader) as batches:
-            return seconds_a_batch(batches, setting.batches)
-    finally:
-        gc.unfreeze()
+    with closing(Prefetched(loader, torch.device("cpu")) if finished else loader) as batches, unhindered():
+        return seconds_a_batch(batches, setting.batches)
 
 
 def seconds_a_batch(batches: Iterator[Any], count: int) -> float:

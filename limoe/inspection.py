@@ -148,8 +148,8 @@ def _params(given: Mapping[str, Any]) -> SetParams:
 
 
 def _mixed(file: Path) -> list[str]:
-    """The sources in the mixture of the params; the packaged ones where there is no such file."""
-    if not file.is_file():
+    """The sources in the mixture of the params; the packaged ones where dvc's file is missing. UserError if another one is."""
+    if file == PARAMS and not file.is_file():
         return list(PACKAGED)
     train = read_yaml(file).get("train")
     mixture = train.get("mixture") if isinstance(train, dict) else None

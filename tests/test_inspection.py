@@ -137,6 +137,13 @@ def test_the_mixture_is_that_of_the_parameters_that_are_named(pets: Path) -> Non
     assert "to be merged into mine.yaml" in limoe("inspect", "data/raw/pets/rows.csv", "--params", "mine.yaml").stdout
 
 
+def test_parameters_that_are_named_and_missing_are_refused_and_the_default_ones_may_be(pets: Path) -> None:
+    result = limoe("inspect", "data/raw/pets/rows.csv", "--params", "nowhere.yaml")
+    assert result.exit_code == 2
+    assert "nowhere.yaml: no such file" in result.stderr
+    assert limoe("inspect", "data/raw/pets/rows.csv").exit_code == 0
+
+
 def test_what_is_left_aside_is_told(pets: Path) -> None:
     (pets / "captions.txt").write_text("image,caption\n0.png,a grey cat\n1.png,a dog\n")
     told = json.loads(limoe("inspect", "data/raw/pets", "--json").stdout)

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from limoe.data.transforms import resized
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
-CHUNK = 16  # pictures that are decoded before their boxes are computed, at one go
+CHUNK = 64  # pictures that are decoded before they are cropped and resized: a tenth quicker than turn by turn (LOG.md)
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,12 @@ class Augmentation:
         Crops and RandAugment are for the croppable alone. Pictures are taken when it is their turn.
         """
         crop_scale_B = torch.where(torch.tensor(croppable, dtype=torch.bool), self.crop_scale, 1.0)
-        boxes_B4 = crop_boxes(draws_BN[:, :4], crop_scale_B)
+        boxes = crop_boxes(draws_BN[:, :4], crop_scale_B).tolist()
         mirrored, choices = (draws_BN[:, 7] < self.flip).tolist(), draws_BN[:, 8:].tolist()
         coming = iter(pictures)
         for start in range(0, len(images), CHUNK):
-            taken = list(islice(coming, CHUNK))
-            boxes = pixel_boxes(boxes_B4[start : start + CHUNK], [len(picture[0]) for picture in taken])
-            for i, (picture, box) in enumerate(zip(taken, boxes, strict=True), start):
-                square = resized(crop(picture, box), self.size)
+            for i, picture in enumerate(list(islice(coming, CHUNK)), start):
+                square = resized(crop(picture, pixel_box(boxes[i], picture.shape[1])), self.size)
                 square = square.flip(2) if mirrored[i] else square
                 images[i].copy_(self._changed(square, choices[i]) if croppable[i] and self.operations else square)
 
@@ -82,12 +80,11 @@ def crop_boxes(uniform_B4: Tensor, crop_scale_B: Tensor) -> Tensor:
     return torch.stack([uniform_B4[:, 2] * (1 - width_B), uniform_B4[:, 3] * (1 - height_B), width_B, height_B], dim=1)
 
 
-def pixel_boxes(boxes_B4: Tensor, sides: Sequence[int]) -> list[tuple[int, int, int, int]]:
-    """The boxes (shares of the side) as whole pixels (left, top, width, height) of pictures of these sides: inside, not empty."""
-    sides_B2 = torch.tensor(sides)[:, None].expand(-1, 2)
-    size_B2 = (boxes_B4[:, 2:] * sides_B2).round().long().clamp(min=1)
-    corner_B2 = (boxes_B4[:, :2] * sides_B2).round().long().minimum(sides_B2 - size_B2)
-    return [tuple(box) for box in torch.cat([corner_B2, size_B2], dim=1).tolist()]
+def pixel_box(box: Sequence[float], side: int) -> tuple[int, int, int, int]:
+    """The box (shares of the side) as whole pixels (left, top, width, height) of a picture of that side: inside, not empty."""
+    left, top, width, height = (round(share * side) for share in box)
+    width, height = max(width, 1), max(height, 1)
+    return min(left, side - width), min(top, side - height), width, height
 
 
 def crop(pixels_CHW: Tensor, box: tuple[int, int, int, int]) -> Tensor:

@@ -5,11 +5,10 @@ What differs between two equal runs (seconds, memory, run ids) goes to `.limoe/t
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from limoe.data.loader import PairLoader
 from limoe.data.prefetch import Prefetched
 from limoe.data.prepared import TOKENIZER, Prepared
 from limoe.data.suggestion import with_suggestion
+from limoe.data.threads import unhindered
 from limoe.data.transforms import Preprocess
 from limoe.dist import be_deterministic, pick_device, pick_precision
 from limoe.errors import UserError
@@ -206,12 +206,8 @@ def open_trainer(
         def validate() -> dict[str, float]:
             return dict(world.collect(validation.run(model, device, precision))[0])  # all ranks choose by the same figures
 
-    gc.freeze()  # what there is by now is not searched for garbage again: that takes 0.1 s, and every thread has to wait
-    try:
+    with closing(batches), unhindered():
         yield Trainer(task, batches, train, folder, on_row, on_rows, validate=validate).resume()
-    finally:
-        gc.unfreeze()
-        batches.close()
 
 
 def compiles(

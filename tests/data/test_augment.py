@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from limoe.data.augment import Augmentation, crop_boxes, pixel_boxes
+from limoe.data.augment import Augmentation, crop_boxes, pixel_box
 from limoe.data.randaugment import rand_augment
 from limoe.data.transforms import Preprocess
 
@@ -48,7 +48,7 @@ def test_crops_equal_torchvision_s_resized_crop(side: int) -> None:
     augmentation = Augmentation(24, crop_scale=0.3)
     draws = augmentation.draw(20, torch.Generator().manual_seed(3))
     ours = made(augmentation, [pixels(side, i) for i in range(20)], [True] * 20, draws)
-    boxes = pixel_boxes(crop_boxes(draws[:, :4], torch.tensor(0.3)), [side] * 20)
+    boxes = [pixel_box(box, side) for box in crop_boxes(draws[:, :4], torch.tensor(0.3)).tolist()]
     assert len(set(boxes)) > 15
     for i, (left, top, width, height) in enumerate(boxes):
         theirs = F.resized_crop(pixels(side, i), top, left, height, width, [24, 24], v2.InterpolationMode.BICUBIC, antialias=True)
@@ -56,10 +56,10 @@ def test_crops_equal_torchvision_s_resized_crop(side: int) -> None:
 
 
 def test_pictures_of_different_sides_share_a_batch_and_none_sees_its_neighbours() -> None:
-    sides = [40, 24, 31] * 12
+    sides = [40, 24, 31] * 24  # more than are decoded at one go
     augmentation = Augmentation(24, 0.3, 0.0, 0.5, 2, 9)
     draws = augmentation.draw(len(sides), torch.Generator().manual_seed(3))
-    croppable = [True, False] * 18
+    croppable = [True, False] * 36
     together = made(augmentation, [pixels(side, i) for i, side in enumerate(sides)], croppable, draws)
     for i, side in enumerate(sides):
         assert torch.equal(made(augmentation, [pixels(side, i)], croppable[i : i + 1], draws[i : i + 1])[0], together[i])
@@ -132,15 +132,16 @@ def test_crop_boxes_lie_inside_with_the_area_and_aspect_asked_for(seed: int, sca
 @settings(max_examples=50, deadline=None)
 def test_boxes_in_pixels_lie_inside_and_are_the_shares_to_a_pixel(seed: int, scale: float, sides: list[int]) -> None:
     shares = crop_boxes(torch.rand(len(sides), 4, generator=torch.Generator().manual_seed(seed)), torch.tensor(scale))
-    for (left, top, width, height), share, side in zip(pixel_boxes(shares, sides), shares.tolist(), sides, strict=True):
+    for share, side in zip(shares.tolist(), sides, strict=True):
+        left, top, width, height = pixel_box(share, side)
         assert 0 <= left < left + width <= side
         assert 0 <= top < top + height <= side
         np.testing.assert_allclose((left, top, width, height), np.array(share) * side, atol=1.01)
 
 
 def test_boxes_that_round_over_the_edge_are_moved_back() -> None:
-    ties_and_thin = torch.tensor([[0.3, 0.3, 0.7, 0.7], [0.99, 0.0, 0.01, 1.0]])  # 1.5 and 3.5 px round to 2 and 4
-    assert pixel_boxes(ties_and_thin, [5, 3]) == [(1, 1, 4, 4), (2, 0, 1, 3)]
+    assert pixel_box((0.5, 0.5, 0.5, 0.5), 3) == (1, 1, 2, 2)  # 1.5 px round to 2
+    assert pixel_box((0.99, 0.0, 0.01, 1.0), 3) == (2, 0, 1, 3)
 
 
 def test_augment_is_a_function_of_the_generator_and_changes_every_picture() -> None:

@@ -7,17 +7,20 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from limoe.config import MachineParams, TowerParams, TrainParams
 from limoe.data.loader import PairLoader
 from limoe.data.prepared import Prepared, RowGroupPlace
-from limoe.data.rowgroups import open_sources
+from limoe.data.rowgroups import COLUMNS, RowGroup, open_sources
 from limoe.data.schema import SCHEMA, TRAIN
 from limoe.errors import UserError
 from limoe.paramsfile import read_yaml
@@ -56,6 +59,35 @@ def test_rows_are_those_of_the_table_whatever_shares_their_row_group(
             name = found.captions[0].split()[1]
             assert found.marks == {f"name {name}", f"alias {name}", bytes.fromhex(expected["sha256"])}
         assert source.fetch([3, 1]) == {1: source.row(1), 3: source.row(3)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.lists(st.text(max_size=5), min_size=1, max_size=3), min_size=1, max_size=9),
+    cuts=st.lists(st.integers(0, 9), max_size=2),
+)
+def test_rows_are_those_that_arrow_gives_in_however_many_slices_a_table_lies(texts: list[list[str]], cuts: list[int]) -> None:
+    rows = [
+        {
+            "key": "ä\0"[: i % 3] + str(i),
+            "source": "s",
+            "image": bytes(range(i)),
+            "captions": captions,
+            "label": [None, "", "x"][i % 3],
+            "sha256": f"{i:064x}",
+        }
+        for i, captions in enumerate(texts)
+    ]
+    whole = pa.Table.from_pylist(rows, schema=pa.schema([SCHEMA.field(name) for name in COLUMNS]))
+    ends = sorted({0, len(rows), *(min(cut, len(rows)) for cut in cuts)})
+    for table in (whole, pa.concat_tables([whole.slice(a, b - a) for a, b in pairwise(ends)]), whole.slice(1), whole.slice(0, 0)):
+        group = RowGroup(table)
+        assert len(group) == len(table)
+        for index, expected in enumerate(table.to_pylist()):
+            found = group[index]
+            assert (found.key, found.image, found.captions) == tuple(expected[name] for name in ("key", "image", "captions"))
+            assert found.labelled == (expected["label"] is not None)
+            assert bytes.fromhex(expected["sha256"]) in found.marks
 
 
 def test_a_source_s_rows_are_counted_from_footers_and_only_mixed_row_groups_are_looked_into(

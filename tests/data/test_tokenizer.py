@@ -80,6 +80,14 @@ def test_every_text_ends_once_and_holds_no_padding(kind: str, texts: list[str], 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_has_the_ids_that_the_file_gives_to_each_text_alone(kind: str) -> None:
+    texts = [*CAPTIONS, "", "  Two  WORDS ", "日本 “x”"]
+    alone = Pipeline.from_str(trained(kind).to_json())
+    alone.encode_special_tokens = True
+    assert trained(kind).encode(texts, 99) == [[*alone.encode(text, add_special_tokens=False).ids, 1] for text in texts]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_long_texts_are_cut_before_the_end_of_text(kind: str) -> None:
     whole = trained(kind).encode([CAPTIONS[0]], 99)[0]
     assert len(whole) > 6
