@@ -112,7 +112,8 @@ class Prepared:
         """These columns of a row group, or of its rows of one source, read with one thread. `image`: as in `table`."""
         wanted = list(dict.fromkeys((*columns, *COLUMNS)) if self._looks_into_tars(columns) else columns)
         with self._reading(place.file), pq.ParquetFile(self.root / place.file) as file:
-            table = file.read_row_group(place.number, wanted, use_threads=False)
+            table = file.read_row_group(place.number, wanted, use_threads=False).select(wanted)
+            table = table.cast(pa.schema([SCHEMA.field(name) for name in wanted]))  # other programs write strings of other types
         if source is not None and len(place.sources) > 1:
             table = table.filter(pc.equal(table["source"], source))
         return self._tars.fill(table).select(columns)

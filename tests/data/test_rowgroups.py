@@ -90,6 +90,23 @@ def test_rows_are_those_that_arrow_gives_in_however_many_slices_a_table_lies(tex
             assert bytes.fromhex(expected["sha256"]) in found.marks
 
 
+def test_a_shard_that_another_program_has_written_again_has_the_same_rows(
+    make_prepared: Callable[..., Path], make_row: Callable[..., dict[str, Any]]
+) -> None:
+    root = make_prepared([make_row("a", i, [f"name {i}", "ä" * i]) for i in range(5)])
+    expected = [open_sources(Prepared(root), ["a"], 1000, 0, POOL)[0].fetch(range(5))]
+    for shard in root.glob("*.parquet"):
+        table = pq.read_table(shard, partitioning=None)
+        large = {
+            pa.string(): pa.large_string(),
+            pa.binary(): pa.large_binary(),
+            pa.list_(pa.string()): pa.large_list(pa.large_string()),
+        }
+        fields = [pa.field(field.name, large.get(field.type, field.type)) for field in table.schema]
+        pq.write_table(table.cast(pa.schema(fields)), shard)
+    assert [open_sources(Prepared(root), ["a"], 1000, 0, POOL)[0].fetch(range(5))] == expected
+
+
 def test_a_source_s_rows_are_counted_from_footers_and_only_mixed_row_groups_are_looked_into(
     make_prepared: Callable[..., Path], make_row: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
